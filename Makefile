@@ -1,0 +1,39 @@
+# Everything a fresh machine with Python 3.11 needs: `make demo`, `make test`.
+PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+UV_VERSION := 0.13.9
+RUN := .venv/bin/
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON_PREFERENCE := only-system
+
+.PHONY: demo up test lint bench clean
+
+.venv/.synced: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
+	@touch $@
+
+# Without the venv module (Debian's bare python3), pip alone puts uv into a folder.
+.uv/bin/uv:
+	@{ $(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); } \
+	|| $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
+
+demo: .venv/.synced
+	@$(RUN)agentdb-mcp demo
+
+up: .venv/.synced
+	@$(RUN)agentdb-mcp up
+
+test: .venv/.synced
+	@$(RUN)pytest -n 2 --dist loadfile
+
+lint: .venv/.synced
+	@$(RUN)ruff check .
+	@$(RUN)ruff format --check .
+	@$(RUN)mypy
+	@$(RUN)lint-imports
+
+bench: .venv/.synced
+	@$(RUN)python -m benchmarks.first_call
+
+clean:
+	@rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

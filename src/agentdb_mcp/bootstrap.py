@@ -1,0 +1,141 @@
+"""The one place that chooses implementations and wires them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+
+from agentdb_mcp.costs import Meter
+from agentdb_mcp.credentials.cipher import Cipher
+from agentdb_mcp.errors import ConfigurationError
+from agentdb_mcp.execution import Pools, PoolSettings
+from agentdb_mcp.logs import register_secret
+from agentdb_mcp.models import Scope, Tenant
+from agentdb_mcp.policy import Policy, load_policy
+from agentdb_mcp.providers import Provider, open_provider
+from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Usage
+from agentdb_mcp.services.databases import Control
+from agentdb_mcp.settings import Settings
+from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, SimVariables
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """What there is with a control database only."""
+
+    control: ControlDatabase
+    usage: Usage
+    lifecycle: Lifecycle
+    provider: Provider | None
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """All services of one process."""
+
+    settings: Settings
+    policy: Policy
+    queries: Queries
+    with_control: Managed | None = None
+
+    @property
+    def tenant(self) -> Tenant:
+        """The tenant of a stdio server."""
+        return Tenant(self.settings.user_id, self.settings.workspace_id)
+
+    def managed(self) -> Managed:
+        """Raises ConfigurationError where there is no control database."""
+        if self.with_control is None:
+            raise ConfigurationError(
+                "AGENTDB_CONTROL_URL is missing.", hint="Set it to the postgresql:// URL of the platform's database."
+            )
+        return self.with_control
+
+
+@asynccontextmanager
+async def open_application(settings: Settings, *, migrate: bool = True) -> AsyncIterator[Application]:
+    """Build the services; opens no connection. At the end everything is flushed and closed."""
+    policy = _policy(settings)
+    cipher = _cipher(settings)
+    urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
+    async with AsyncExitStack() as stack:
+        pools = Pools(PoolSettings(size=policy.limits.pool_size, idle_s=policy.limits.idle_s))
+        stack.push_async_callback(_shielded, pools.close)
+        if settings.control_url is None:
+            queries = Queries(policy, Databases(urls, cipher, None), pools, None)
+            yield Application(settings, policy, queries)
+            return
+        register_secret(settings.control_url)
+        control = ControlDatabase(settings.control_url, migrate=migrate)
+        stack.push_async_callback(_shielded, control.close)
+        provider = await stack.enter_async_context(_provider(settings, policy))
+        identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
+        usage = Usage(policy, _meter(policy), databases, budgets, identity)
+        stack.push_async_callback(_shielded, usage.flush)
+        provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit)
+        resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
+        lifecycle = Lifecycle(identity, databases, budgets, provisioning)
+        yield Application(
+            settings, policy, Queries(policy, resolver, pools, usage), Managed(control, usage, lifecycle, provider)
+        )
+
+
+async def _shielded(close: object) -> None:
+    """Closing goes on when we are being cancelled, but not for ever."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
+        await close()  # type: ignore[operator]
+
+
+@asynccontextmanager
+async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provider | None]:
+    if not settings.neon:
+        yield None
+        return
+    organization = settings.neon[0]
+    async with open_provider(
+        "neon",
+        base_url=settings.neon_api_host,
+        api_key=organization.api_key,
+        org_id=organization.org_id,
+        compute_cu=float(policy.prices.compute_size_cu),
+    ) as provider:
+        yield provider
+
+
+def _policy(settings: Settings) -> Policy:
+    compute, storage = settings.compute_price, settings.storage_price
+    return load_policy(settings.policy_path).with_prices(
+        compute=None if compute is None else str(compute), storage=None if storage is None else str(storage)
+    )
+
+
+def _meter(policy: Policy) -> Meter:
+    prices = policy.prices
+    return Meter(prices.compute_size_cu, prices.compute_per_cu_hour, prices.suspend_timeout_s)
+
+
+def _cipher(settings: Settings) -> Cipher | None:
+    others = [key for key in (settings.neon_connection_encryption_key, settings.sim_encryption_key) if key]
+    if not settings.encryption_keys and not others:
+        return None
+    return Cipher(settings.encryption_keys, also_decrypt=others)
+
+
+def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:
+    """Whether a stdio server has anything to serve. Raises ConfigurationError naming what is missing."""
+    if settings.control_url is not None:
+        if settings.user_id is None:
+            raise ConfigurationError(
+                "AGENTDB_USER_ID is missing.", hint="With AGENTDB_CONTROL_URL a stdio server serves one user."
+            )
+        if settings.workspace_id is None and fixed_scope is Scope.AGENT:
+            raise ConfigurationError("AGENTDB_WORKSPACE_ID is missing.", hint="`--scope agent` serves one workspace.")
+    elif settings.agent_db_url is None and settings.global_db_url is None:
+        raise ConfigurationError(
+            "There is no database to serve.",
+            hint="Set AGENT_DB_URL or GLOBAL_DB_URL to a postgresql:// URL, or AGENTDB_CONTROL_URL, AGENTDB_USER_ID and"
+            " AGENTDB_WORKSPACE_ID to have databases made on first use.",
+        )

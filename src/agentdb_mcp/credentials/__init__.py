@@ -1,0 +1,1 @@
+"""What is kept secret and how it is referred to: sealing, opening, `${NAME}` and `{{NAME}}`."""

@@ -1,0 +1,91 @@
+"""`doctor`: is everything set and reachable, and if not, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from agentdb_mcp.bootstrap import Application
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.execution import Statement
+from agentdb_mcp.models import Scope
+from agentdb_mcp.store import migrations
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check; `ok` is None where there is nothing to check."""
+
+    check: str
+    ok: bool | None
+    message: str
+    hint: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        return {"check": self.check, "ok": self.ok, "message": self.message, "hint": self.hint}
+
+
+async def examine(application: Application) -> AsyncIterator[Finding]:
+    """Check settings, control database, migrations, Neon's key and the tenant's plain URLs; changes nothing."""
+    yield Finding("policy", True, f"policy {application.policy.name}, version {application.policy.version}")
+    yield _keys(application)
+    async for finding in _control(application):
+        yield finding
+    yield await _neon(application)
+    for scope, url in (
+        (Scope.AGENT, application.settings.agent_db_url),
+        (Scope.GLOBAL, application.settings.global_db_url),
+    ):
+        if url is not None:
+            yield await _database(application, scope)
+
+
+def _keys(application: Application) -> Finding:
+    count = len(application.settings.encryption_keys)
+    if count:
+        return Finding("encryption", True, f"{count} encryption key{'s' if count > 1 else ''}")
+    if application.with_control is None:
+        return Finding("encryption", None, "no encryption keys; none are needed without a control database")
+    return Finding(
+        "encryption",
+        False,
+        "AGENTDB_ENCRYPTION_KEYS is missing.",
+        "Set it to a key of 64 hexadecimal characters; `openssl rand -hex 32` prints one.",
+    )
+
+
+async def _control(application: Application) -> AsyncIterator[Finding]:
+    if application.with_control is None:
+        yield Finding("control database", None, "AGENTDB_CONTROL_URL is not set: plain URLs only")
+        return
+    try:
+        async with application.with_control.control.connection() as connection:
+            pending = await migrations.pending(connection)
+    except AgentDBError as error:
+        yield Finding("control database", False, error.message, "Check AGENTDB_CONTROL_URL and that it is running.")
+        return
+    yield Finding("control database", True, "reachable")
+    if pending:
+        yield Finding("migrations", False, f"{len(pending)} to apply", "Run `agentdb-mcp migrate`.")
+    else:
+        yield Finding("migrations", True, "up to date")
+
+
+async def _neon(application: Application) -> Finding:
+    provider = application.with_control.provider if application.with_control else None
+    if provider is None:
+        return Finding("neon", None, "no Neon key with a control database: nothing can be made on first use")
+    try:
+        await provider.check()
+    except AgentDBError as error:
+        return Finding("neon", False, error.message, error.hint)
+    return Finding("neon", True, f"{application.settings.neon_api_host} accepts the key")
+
+
+async def _database(application: Application, scope: Scope) -> Finding:
+    name = "AGENT_DB_URL" if scope is Scope.AGENT else "GLOBAL_DB_URL"
+    try:
+        await application.queries.catalog(application.tenant, scope, [Statement("SELECT 1")])
+    except AgentDBError as error:
+        return Finding(name, False, error.message, error.hint)
+    return Finding(name, True, "answers")

@@ -1,0 +1,131 @@
+"""The one error tree that reaches callers: a stable code, a sentence, a next step; never a secret.
+
+AgentDBError
+├── StatementRefused      statement_refused     policy or the gate said no
+├── BudgetExceeded        budget_exceeded
+├── DatabaseUnavailable   database_unavailable  no URL, no way to make one, or it does not answer
+├── ProvisioningFailed    provisioning_failed
+├── SqlError              sql_error             Postgres said no: sqlstate, position
+├── StatementTimeout      timeout
+├── ResultTooLarge        result_too_large
+├── RateLimited           rate_limited
+├── InvalidArgument       invalid_argument
+├── NotAllowed            not_allowed
+├── Internal              internal
+└── ConfigurationError    configuration         stops the start; names the setting
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentDBError(Exception):
+    """An error made for its reader: `message` says what was wrong, `hint` what to do next."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        sqlstate: str | None = None,
+        position: int | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.sqlstate = sqlstate
+        self.position = position
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.message
+
+    def as_dict(self) -> dict[str, object]:
+        """`{code, message, hint, sqlstate?, position?, retryable}`, as tools and REST answer it."""
+        fields: dict[str, object] = {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "retryable": self.retryable,
+        }
+        if self.sqlstate is not None:
+            fields["sqlstate"] = self.sqlstate
+        if self.position is not None:
+            fields["position"] = self.position
+        return fields
+
+
+class StatementRefused(AgentDBError):
+    """The gate read the statement and policy does not let it run."""
+
+    code = "statement_refused"
+
+
+class BudgetExceeded(AgentDBError):
+    """The user's budget does not pay for this any more in the current period."""
+
+    code = "budget_exceeded"
+
+
+class DatabaseUnavailable(AgentDBError):
+    """No database is configured for this scope, or it cannot be reached."""
+
+    code = "database_unavailable"
+
+
+class ProvisioningFailed(AgentDBError):
+    """The provider could not make, find or remove a database."""
+
+    code = "provisioning_failed"
+
+
+class SqlError(AgentDBError):
+    """Postgres refused or failed the statement."""
+
+    code = "sql_error"
+
+
+class StatementTimeout(AgentDBError):
+    """The statement ran longer than its limit and was ended."""
+
+    code = "timeout"
+
+
+class ResultTooLarge(AgentDBError):
+    """The answer passed a limit that no shorter page could keep."""
+
+    code = "result_too_large"
+
+
+class RateLimited(AgentDBError):
+    """Too many calls in the policy's window."""
+
+    code = "rate_limited"
+
+
+class InvalidArgument(AgentDBError):
+    """An argument is missing, unknown, of the wrong type or out of bounds."""
+
+    code = "invalid_argument"
+
+
+class NotAllowed(AgentDBError):
+    """The caller may not do this."""
+
+    code = "not_allowed"
+
+
+class Internal(AgentDBError):
+    """A fault of ours; details are in the log only."""
+
+    code = "internal"
+
+
+class ConfigurationError(AgentDBError):
+    """A setting is missing or wrong; names the setting, never its value."""
+
+    code = "configuration"

@@ -1,0 +1,6 @@
+"""Statements on tenants' databases, by asyncpg: logins, contained sessions, values, catalog reads."""
+
+from agentdb_mcp.execution.pools import Pools, PoolSettings
+from agentdb_mcp.execution.session import Call, Statement
+
+__all__ = ["Call", "PoolSettings", "Pools", "Statement"]

@@ -1,0 +1,89 @@
+"""Driver errors → ours, in one place. What reaches a caller holds no host, no user and no password."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal, NotAllowed, SqlError, StatementTimeout
+
+MAX_MESSAGE = 2000
+
+# What asyncpg raises for a connection that cannot be made or is gone.
+CONNECTION_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+)
+
+_HINTS = {
+    "42501": "Work in schema public or in a schema that you created; other objects are outside of your walls.",
+    "42601": "Send one statement a call; for several use execute_transaction.",
+    "42P01": "List what there is with list_objects, and qualify the name with its schema.",
+    "42703": "See the table's columns with get_object_details.",
+    "42P18": "Give the parameter a type in the SQL, such as $1::text.",
+    "22P02": "Check the value against the type that the message names.",
+    "25006": "This call runs read-only; changes are not allowed in it.",
+    "40001": "Run it again.",
+    "40P01": "Run it again.",
+    "55P03": "Another call holds the lock; run it again.",
+}
+
+
+def statement_error(error: asyncpg.PostgresError) -> AgentDBError:
+    """An error that Postgres answered to a statement."""
+    sqlstate = error.sqlstate or "XX000"
+    if sqlstate == "57014":
+        return StatementTimeout(
+            "The statement was cancelled at its time limit.",
+            hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
+            sqlstate=sqlstate,
+        )
+    if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError):
+        return DatabaseUnavailable(
+            "The connection ended while the statement ran.", hint="Run it again.", sqlstate=sqlstate, retryable=True
+        )
+    message = _cut(error.args[0] if error.args else "Postgres refused the statement")
+    detail = getattr(error, "detail", None)
+    return SqlError(
+        f"{message}. {_cut(detail)}" if detail else message,
+        hint=getattr(error, "hint", None) or _HINTS.get(sqlstate),
+        sqlstate=sqlstate,
+        position=_position(error),
+        retryable=sqlstate in {"40001", "40P01", "55P03"},
+    )
+
+
+def connection_error(error: BaseException) -> AgentDBError:
+    """A login that failed or a connection that broke; says what kind, never where."""
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return DatabaseUnavailable(
+                "The database refused the login.", hint="Its credentials changed; whoever runs the platform sets them."
+            )
+        case asyncpg.TooManyConnectionsError():
+            return DatabaseUnavailable("The database has no free connection.", hint="Run it again.", retryable=True)
+        case asyncpg.InvalidCatalogNameError():
+            return DatabaseUnavailable("The database does not exist any more.")
+        case TimeoutError():
+            return DatabaseUnavailable("The database did not answer in time.", hint="Run it again.", retryable=True)
+        case asyncpg.InsufficientPrivilegeError():
+            return NotAllowed("The database does not let this login in.")
+        case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
+            return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
+        case asyncpg.InterfaceError():
+            return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
+        case _:
+            return Internal(f"The database connection failed ({type(error).__name__}).")
+
+
+def _position(error: asyncpg.PostgresError) -> int | None:
+    position = getattr(error, "position", None)
+    return int(position) if position and str(position).isdigit() else None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " …"

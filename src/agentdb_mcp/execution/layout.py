@@ -1,0 +1,50 @@
+"""The roles inside a platform database: the admin owns the database, the agent's sealed role owns what it makes.
+
+The agent's role has CONNECT, CREATE and TEMPORARY on its own database, USAGE and CREATE in schema public, and no
+login between openings (login.py). There is no second role to escape to. PUBLIC gets nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import asyncpg
+
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.login import admin_connection, quote
+from agentdb_mcp.models import DatabaseTarget, Secret
+
+
+def new_role_name() -> str:
+    """Opaque: shared catalogs list every role of a cluster to everyone."""
+    return f"a_{secrets.token_hex(8)}"
+
+
+async def install(admin_uri: Secret, role: str, *, connection_limit: int) -> None:
+    """Make the agent's role and strip PUBLIC; safe to repeat. Raises DatabaseUnavailable, ProvisioningFailed."""
+    target = DatabaseTarget(key="install", uri=admin_uri)
+    try:
+        async with admin_connection(target) as admin:
+            database = quote(await admin.fetchval("SELECT pg_catalog.current_database()"))
+            if not await admin.fetchval("SELECT true FROM pg_catalog.pg_roles WHERE rolname = $1", role):
+                await admin.execute(f"CREATE ROLE {quote(role)}")
+            await admin.execute(_layout_sql(quote(role), database, connection_limit))
+            if not await admin.fetchval("SELECT pg_catalog.pg_has_role(CURRENT_USER, $1, 'USAGE')", role):
+                await admin.execute(_membership_sql(quote(role), admin.get_server_version().major))
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise connection_error(error) from None
+
+
+def _layout_sql(role: str, database: str, connection_limit: int) -> str:
+    return f"""
+        ALTER ROLE {role} NOLOGIN NOINHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT {connection_limit};
+        REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+        GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role};
+        REVOKE ALL ON SCHEMA public FROM PUBLIC;
+        GRANT USAGE, CREATE ON SCHEMA public TO {role};
+    """
+
+
+def _membership_sql(role: str, version: int) -> str:
+    """The admin must be able to end the role's backends; becoming the role (SET) is not needed."""
+    return f"GRANT {role} TO CURRENT_USER" + (" WITH INHERIT TRUE, SET FALSE" if version >= 16 else "")

@@ -1,0 +1,161 @@
+"""Opening a connection as the agent, and ending its backends.
+
+A platform database has a sealed role (facts: an owner who can log in can give itself a password and walk around us):
+NOLOGIN but for the moment in which we connect, with a fresh password each time. See layout.py for the role.
+A user's own database is opened with the plain login it came with.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.wire import speak_text
+from agentdb_mcp.models import DatabaseTarget
+
+CONNECT_TIMEOUT_S = 15.0
+REAP_TIMEOUT_S = 10.0
+APPLICATION_NAME = "agentdb-mcp"
+# Serializes openings of one database's sealed role, in all processes; any constant of ours does.
+OPENING_LOCK = 0x61676E7464626F70
+
+COMMON_SETTINGS = {
+    "application_name": APPLICATION_NAME,
+    "client_min_messages": "error",
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+# Start-up parameters outrank whatever a role set for itself. The path is for our own catalog reads and the
+# reset between calls; a call's own statements get theirs in its preamble (session.py).
+SEALED_SETTINGS = COMMON_SETTINGS | {
+    "search_path": "pg_catalog, pg_temp",
+    "statement_timeout": "60s",
+    "client_connection_check_interval": "2s",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "row_security": "on",
+}
+
+ADMIN_SETTINGS = {
+    "application_name": f"{APPLICATION_NAME} admin",
+    "search_path": "pg_catalog, pg_temp",
+    "statement_timeout": "30s",
+    "lock_timeout": "15s",
+}
+
+
+async def open_session(target: DatabaseTarget, **driver: object) -> asyncpg.Connection:
+    """A new connection that runs as the agent. Raises DatabaseUnavailable."""
+    try:
+        with anyio.fail_after(CONNECT_TIMEOUT_S):
+            connection = await (
+                _open_sealed(target, target.role, driver) if target.role else _open_plain(target, driver)
+            )
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise connection_error(error) from None
+    speak_text(connection)
+    return connection
+
+
+async def _open_plain(target: DatabaseTarget, driver: dict[str, object]) -> asyncpg.Connection:
+    return await asyncpg.connect(target.uri.reveal(), server_settings=COMMON_SETTINGS, statement_cache_size=0, **driver)
+
+
+async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, object]) -> asyncpg.Connection:
+    password = secrets.token_urlsafe(24)
+    connection: asyncpg.Connection | None = None
+    async with admin_connection(target) as admin:
+        await admin.execute("SELECT pg_catalog.pg_advisory_lock($1)", OPENING_LOCK)
+        opened_at = await _unseal(admin, role, password)
+        try:
+            connection = await asyncpg.connect(
+                target.uri.reveal(),
+                user=role,
+                password=password,
+                server_settings=SEALED_SETTINGS,
+                statement_cache_size=0,
+                **driver,
+            )
+        finally:
+            with anyio.CancelScope(shield=True), anyio.fail_after(REAP_TIMEOUT_S, shield=True):
+                await _seal(admin, role, opened_at, connection)
+    return connection
+
+
+async def _unseal(admin: asyncpg.Connection, role: str, password: str) -> datetime:
+    """Let the role in for half a minute, with nothing that it set for itself; the moment, by the server's clock."""
+    now: datetime
+    now, database = await admin.fetchrow("SELECT pg_catalog.clock_timestamp(), pg_catalog.current_database()")
+    until = now + timedelta(seconds=30)
+    await admin.execute(
+        f"ALTER ROLE {quote(role)} RESET ALL; ALTER ROLE {quote(role)} IN DATABASE {quote(database)} RESET ALL;"
+        f" ALTER ROLE {quote(role)} LOGIN PASSWORD '{password}' VALID UNTIL '{until.isoformat()}'"
+    )
+    return now
+
+
+async def _seal(
+    admin: asyncpg.Connection, role: str, opened_at: datetime, connection: asyncpg.Connection | None
+) -> None:
+    """Close the door, and end whoever else came in while it was open."""
+    try:
+        await admin.execute(f"ALTER ROLE {quote(role)} NOLOGIN")
+        await admin.execute(
+            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a"
+            " WHERE a.usename = $1 AND a.pid <> $2"
+            " AND a.backend_start >= $3"
+            " AND a.backend_type = 'client backend'",
+            role,
+            connection.get_server_pid() if connection else 0,
+            opened_at,
+        )
+    except BaseException:
+        if connection is not None:
+            connection.terminate()
+        raise
+
+
+@asynccontextmanager
+async def admin_connection(target: DatabaseTarget) -> AsyncIterator[asyncpg.Connection]:
+    """A short-lived connection of the admin's (of the same login where there is no admin).
+
+    It never touches an object that an agent made.
+    """
+    connection = await asyncpg.connect(
+        target.uri.reveal(), server_settings=ADMIN_SETTINGS, statement_cache_size=0, timeout=CONNECT_TIMEOUT_S
+    )
+    try:
+        yield connection
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(REAP_TIMEOUT_S, shield=True):
+            await connection.close(timeout=REAP_TIMEOUT_S)
+
+
+async def reap(target: DatabaseTarget, pid: int) -> None:
+    """End one backend of the agent's, from another connection: the watchdog's hand."""
+    role = target.role or urlsplit(target.uri.reveal()).username
+    async with admin_connection(target) as admin:
+        await admin.execute(
+            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a"
+            " WHERE a.pid = $1 AND a.usename = $2",
+            pid,
+            role,
+        )
+
+
+def quote(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'

@@ -1,0 +1,149 @@
+"""One small pool a database, opened on demand; the deadline and the watchdog of every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+import asyncpg
+
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, StatementTimeout
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.login import REAP_TIMEOUT_S, open_session, reap
+from agentdb_mcp.execution.session import BrokenSession, Call, run_call
+from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.models import DatabaseTarget, Result
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Connections a database, seconds until an idle one is closed, and how long a call waits for one."""
+
+    size: int = 4
+    idle_s: float = 300.0
+    acquire_timeout_s: float = 30.0
+    grace_s: float = 2.0
+
+
+class DatabasePool:
+    """The sessions of one database."""
+
+    def __init__(self, target: DatabaseTarget, settings: PoolSettings, pool: asyncpg.Pool) -> None:
+        self._target = target
+        self._settings = settings
+        self._pool = pool
+        self._types: dict[int, TypeInfo] = dict(BUILTIN_TYPES)
+
+    async def run(self, call: Call) -> list[Result]:
+        """Run one call; whatever happens, the session is clean afterwards or gone."""
+        connection = await self._acquire()
+        clean = False
+        try:
+            results = await self._within_deadline(connection, call)
+            clean = True
+        except BrokenSession as broken:
+            raise broken.error from None
+        except AgentDBError:
+            clean = True  # the call has failed, its reset has not
+            raise
+        except CONNECTION_ERRORS as error:
+            raise connection_error(error) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._give_back(connection, clean=clean)
+        return results
+
+    async def _acquire(self) -> asyncpg.Connection:
+        try:
+            with anyio.fail_after(self._settings.acquire_timeout_s):
+                return await self._pool.acquire()
+        except CONNECTION_ERRORS as error:
+            raise connection_error(error) from None
+
+    async def _within_deadline(self, connection: asyncpg.Connection, call: Call) -> list[Result]:
+        """Postgres ends a statement at its limit; this ends what does not listen (and COPY, which hangs)."""
+        deadline = call.limits.timeout_s * len(call.statements) + self._settings.grace_s
+        with anyio.move_on_after(deadline):
+            return await run_call(connection._con, call, self._types, sealed=self._target.role is not None)  # noqa: SLF001
+        raise BrokenSession(
+            StatementTimeout(
+                f"The call did not end within {deadline:g} s and was terminated.",
+                hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
+            )
+        )
+
+    async def _give_back(self, connection: asyncpg.Connection, *, clean: bool) -> None:
+        if not clean and not connection.is_closed():
+            pid = connection.get_server_pid()
+            connection.terminate()
+            await self._reap(pid)
+        await self._pool.release(connection)
+
+    async def _reap(self, pid: int) -> None:
+        try:
+            with anyio.fail_after(REAP_TIMEOUT_S):
+                await reap(self._target, pid)
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            log.warning("watchdog could not end a backend", pid=pid, error=type(error).__name__)
+
+    async def close(self) -> None:
+        with anyio.move_on_after(self._settings.grace_s):
+            await self._pool.close()
+            return
+        self._pool.terminate()
+
+
+async def _no_reset(_connection: asyncpg.Connection) -> None:
+    """The call has reset its session itself (session.py)."""
+
+
+class Pools:
+    """All open databases of this process, by their target's key."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
+        self._pools: dict[str, DatabasePool] = {}
+        self._closed = False
+
+    async def run(self, target: DatabaseTarget, call: Call) -> list[Result]:
+        """Run the call on the target. Raises AgentDBError only."""
+        return await (await self._pool(target)).run(call)
+
+    async def _pool(self, target: DatabaseTarget) -> DatabasePool:
+        if self._closed:
+            raise DatabaseUnavailable("The server is shutting down.", retryable=True)
+        if target.key not in self._pools:
+            pool = asyncpg.create_pool(
+                min_size=0,
+                max_size=self._settings.size,
+                max_inactive_connection_lifetime=self._settings.idle_s,
+                connect=_opener(target),
+                reset=_no_reset,
+            )
+            await pool  # opens nothing yet: min_size is 0
+            self._pools[target.key] = DatabasePool(target, self._settings, pool)
+        return self._pools[target.key]
+
+    async def forget(self, key: str) -> None:
+        """Close the pool of a database that was deleted or replaced."""
+        if (pool := self._pools.pop(key, None)) is not None:
+            await pool.close()
+
+    async def close(self) -> None:
+        """Close every connection; running calls get a moment to end."""
+        self._closed = True
+        async with anyio.create_task_group() as group:
+            for pool in self._pools.values():
+                group.start_soon(pool.close)
+        self._pools.clear()
+
+
+def _opener(target: DatabaseTarget) -> Callable[..., object]:
+    async def connect(_dsn: object = None, **driver: object) -> asyncpg.Connection:
+        return await open_session(target, **driver)
+
+    return connect

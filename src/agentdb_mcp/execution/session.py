@@ -1,0 +1,118 @@
+"""One call in a connection: preamble, the caller's own text by the extended protocol, end and reset.
+
+Four round trips: preamble · parse and describe · bind and execute · end with reset. The snapshot is taken before the
+caller's text runs, so a read-only transaction cannot be lifted; limits set before a statement starts are not undone by
+it; nothing of the session outlives the call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from agentdb_mcp.errors import AgentDBError, StatementRefused
+from agentdb_mcp.execution import wire
+from agentdb_mcp.execution.errors import statement_error
+from agentdb_mcp.execution.types import TypeInfo
+from agentdb_mcp.models import Limits, Result
+
+# What DISCARD ALL does, in parts: as a whole it refuses to share a text with the COMMIT.
+RESET = (
+    "CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ALL; DEALLOCATE ALL; UNLISTEN *;"
+    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES"
+)
+# Command tags after which the transaction is not the one that we began.
+TRANSACTION_TAGS = frozenset(
+    {"BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "PREPARE TRANSACTION", "COMMIT PREPARED", "ROLLBACK PREPARED"}
+)
+CATALOG_PATH = "pg_catalog, pg_temp"
+AGENT_PATH = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL text, byte for byte as the caller wrote it, with the values of $1, $2, …"""
+
+    sql: str
+    params: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own."""
+
+    statements: Sequence[Statement]
+    limits: Limits
+    read_only: bool = True
+    catalog: bool = False
+
+
+class BrokenSession(Exception):
+    """The connection can no longer be trusted: end its backend. Carries what the caller is told."""
+
+    def __init__(self, error: AgentDBError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+async def run_call(
+    connection: asyncpg.Connection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool
+) -> list[Result]:
+    """Run the call; all or nothing. Raises AgentDBError after a clean reset, BrokenSession otherwise."""
+    results: list[Result] = []
+    try:
+        for statement in call.statements:
+            await connection.execute(_preamble(call, sealed=sealed, first=statement is call.statements[0]))
+            results.append(await _run_statement(connection, statement, call.limits, catalog))
+        await connection.execute(("ROLLBACK; " if call.read_only else "COMMIT; ") + RESET)
+    except (asyncpg.PostgresError, AgentDBError) as error:
+        ours = error if isinstance(error, AgentDBError) else statement_error(error)
+        if len(call.statements) > 1:
+            ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
+        await _reset(connection, ours)
+        raise ours from None
+    return results
+
+
+def _preamble(call: Call, *, sealed: bool, first: bool) -> str:
+    """Begin (or go on) with fresh limits. The last SELECT takes the snapshot: nothing lifts READ ONLY after it."""
+    parts = [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}"] if first else []
+    parts.append(f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}")
+    if call.catalog:
+        parts.append(f"SET LOCAL search_path = {CATALOG_PATH}")
+    elif sealed and first:
+        parts.append(f"SET LOCAL search_path = {AGENT_PATH}")
+    parts.append("SELECT 1")
+    return "; ".join(parts)
+
+
+async def _run_statement(
+    connection: asyncpg.Connection, statement: Statement, limits: Limits, catalog: dict[int, TypeInfo]
+) -> Result:
+    started = time.perf_counter()
+    result = await wire.run(
+        connection,
+        statement.sql,
+        statement.params,
+        max_rows=limits.max_rows,
+        max_bytes=limits.max_bytes,
+        catalog=catalog,
+    )
+    if result.command_tag in TRANSACTION_TAGS or not connection.is_in_transaction():
+        raise BrokenSession(
+            StatementRefused(
+                "The statement began or ended a transaction of its own.",
+                hint="Each call is one transaction; for several statements in one use execute_transaction.",
+            )
+        )
+    return replace(result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
+
+
+async def _reset(connection: asyncpg.Connection, error: AgentDBError) -> None:
+    try:
+        await connection.execute("ROLLBACK; " + RESET)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        raise BrokenSession(error) from None

@@ -1,0 +1,121 @@
+"""The one place that speaks to asyncpg's protocol object: everything in and out as Postgres text.
+
+asyncpg's public `fetch` decodes to Python objects (losing infinity, 24:00, wide years) and sends catalog queries of
+its own for types it has not met; here neither happens. Statements go by the extended protocol, so Postgres itself
+refuses a second one in the text (42601). `protocol.prepare`, `bind_execute` and `get_settings` are asyncpg's own
+internal interface, hence the pin in pyproject.toml and the tests in tests/integration/test_wire.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from asyncpg.protocol import protocol as asyncpg_protocol
+
+from agentdb_mcp.errors import InvalidArgument
+from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
+from agentdb_mcp.execution.values import decoder, encode
+from agentdb_mcp.models import Column, Result
+
+_BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
+
+
+@dataclass(slots=True)
+class _Answer:
+    columns: list[tuple[str, int]]
+    rows: list[Any]
+    tag: str
+    complete: bool
+
+
+def speak_text(connection: asyncpg.Connection) -> None:
+    """Make the driver pass the text of every built-in type through, undecoded."""
+    settings = connection._protocol.get_settings()
+    for oid, name in asyncpg_protocol.BUILTIN_TYPE_OID_MAP.items():
+        settings.set_builtin_type_codec(oid, name, "pg_catalog", "scalar", "text", "text")
+    for oid, info in BUILTIN_TYPES.items():
+        settings.set_builtin_type_codec(oid, info.name, "pg_catalog", "scalar", "text", "text")
+
+
+async def run(
+    connection: asyncpg.Connection,
+    sql: str,
+    params: Sequence[object],
+    *,
+    max_rows: int,
+    max_bytes: int,
+    catalog: dict[int, TypeInfo],
+) -> Result:
+    """Prepare, bind and execute one text; rows past either limit are not read.
+
+    `catalog` remembers the types met in this database; `duration_ms` is the caller's to fill in.
+    """
+    statement = await _prepare(connection, sql)
+    parameter_oids = [parameter.oid for parameter in statement._get_parameters()]
+    columns = [(column.name, column.type.oid) for column in statement._get_attributes()]
+    oids = {*parameter_oids, *(oid for _, oid in columns)}
+    if await _learn_types(connection, oids, catalog):
+        statement.mark_unprepared()  # the look-up took the place of the unnamed statement
+    arguments = _encode_all(params, parameter_oids, catalog)
+    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", max_rows, True, None)
+    return _result(_Answer(columns, rows, (tag or b"").decode(), bool(complete)), max_bytes, catalog)
+
+
+async def _prepare(connection: asyncpg.Connection, sql: str) -> Any:  # noqa: ANN401
+    protocol = connection._protocol
+    statement = await protocol.prepare("", sql, None, record_class=asyncpg.Record)
+    settings = protocol.get_settings()
+    for oid in statement._init_types():
+        settings.set_builtin_type_codec(oid, str(oid), "", "scalar", "text", "text")
+    statement._init_codecs()
+    return statement
+
+
+async def _learn_types(connection: asyncpg.Connection, oids: set[int], catalog: dict[int, TypeInfo]) -> bool:
+    """Look up types not met before, elements of arrays included; True if a query was sent."""
+    asked = False
+    while missing := [oid for oid in oids if oid and oid not in catalog]:
+        statement = await _prepare(connection, LOOKUP_SQL)
+        wanted = "{" + ",".join(map(str, missing)) + "}"
+        rows, _, _ = await connection._protocol.bind_execute(statement, [wanted], "", 0, True, None)
+        for oid in missing:
+            catalog[oid] = TypeInfo(oid, "unknown")
+        for oid, name, element, delimiter in rows:
+            catalog[int(oid)] = TypeInfo(int(oid), name, int(element), delimiter)
+        oids = {catalog[oid].element for oid in missing}
+        asked = True
+    return asked
+
+
+def _encode_all(params: Sequence[object], oids: Sequence[int], catalog: dict[int, TypeInfo]) -> list[str | None]:
+    if len(params) != len(oids):
+        raise InvalidArgument(
+            f"The statement takes {len(oids)} parameters, params holds {len(params)}.",
+            hint="Write $1, $2, … in the SQL and give one value for each in params.",
+        )
+    return [
+        encode(value, catalog[oid], catalog, f"params[{index}]")
+        for index, (value, oid) in enumerate(zip(params, oids, strict=True))
+    ]
+
+
+def _result(answer: _Answer, max_bytes: int, catalog: dict[int, TypeInfo]) -> Result:
+    infos = [catalog[oid] for _, oid in answer.columns]
+    decoders = [decoder(info, catalog) for info in infos]
+    rows: list[list[object]] = []
+    size = 0
+    truncated = not answer.complete
+    for record in answer.rows:
+        size += sum(len(text) for text in record if text is not None) + 4 * len(record)
+        if size > max_bytes and rows:
+            truncated = True
+            break
+        rows.append([text if text is None or not d else d(text) for text, d in zip(record, decoders, strict=True)])
+    columns = tuple(
+        Column(name, info.name, _BASE64_TYPES.get(info.name))
+        for (name, _), info in zip(answer.columns, infos, strict=True)
+    )
+    return Result(columns, rows, truncated, answer.tag, 0.0, size)

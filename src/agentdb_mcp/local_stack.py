@@ -1,0 +1,58 @@
+"""Everything that a cloud would give, on this machine: embedded Postgres, the local Neon API, a control database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.models import Secret
+from agentdb_mcp.neon_emulator import Emulator, neon_emulator
+from agentdb_mcp.store.control import create_database
+
+CONTROL_DATABASE = "agentdb_control"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStack:
+    """Running parts, and the environment with which any of our commands uses them."""
+
+    postgres: EmbeddedPostgres
+    emulator: Emulator
+    encryption_key: Secret
+
+    def environ(self) -> dict[str, str]:
+        """Secrets included: for a child process or `load_settings`, never for printing."""
+        return {
+            "AGENTDB_CONTROL_URL": self.postgres.uri(CONTROL_DATABASE).reveal(),
+            "AGENTDB_ENCRYPTION_KEYS": self.encryption_key.reveal(),
+            "NEON_API_HOST": self.emulator.base_url,
+            "NEON_API_KEY": self.emulator.api_key,
+            "NEON_ORG_ID": self.emulator.org_id,
+        }
+
+
+@contextlib.asynccontextmanager
+async def local_stack(data_dir: Path | None = None, *, bin_dir: Path | None = None) -> AsyncIterator[LocalStack]:
+    """Run it for the time of the block; what a data directory holds is found again."""
+    async with embedded_postgres(data_dir, bin_dir=bin_dir) as postgres:
+        await create_database(postgres.uri(), CONTROL_DATABASE)
+        async with neon_emulator(postgres.uri().reveal()) as emulator:
+            yield LocalStack(postgres, emulator, _encryption_key(data_dir))
+
+
+def _encryption_key(data_dir: Path | None) -> Secret:
+    """The data directory's key, made on first use: what is stored must open again tomorrow."""
+    if data_dir is None:
+        return Secret(secrets.token_hex(32))
+    file = data_dir / "encryption.key"
+    with (
+        contextlib.suppress(FileExistsError),
+        open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
+    ):
+        new.write(secrets.token_hex(32) + "\n")
+    return Secret(file.read_text().strip())

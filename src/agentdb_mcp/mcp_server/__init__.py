@@ -1,0 +1,1 @@
+"""The tools over MCP. The only room that knows the SDK."""

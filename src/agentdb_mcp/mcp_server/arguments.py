@@ -1,0 +1,115 @@
+"""The arguments of each tool: one strict model, which is its input schema and its validation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentdb_mcp.errors import InvalidArgument
+from agentdb_mcp.models import Scope
+
+ObjectType = Literal["table", "view", "sequence", "extension"]
+JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+Name = Annotated[str, Field(min_length=1, max_length=63)]
+Sql = Annotated[
+    str, Field(min_length=1, description="One SQL statement of Postgres; $1, $2, … take their values from params.")
+]
+Params = Annotated[
+    list[JsonValue],
+    Field(
+        max_length=1000,
+        description="Values for $1, $2, …; a list for an array, an object for json, base64 for bytea, ISO 8601 for"
+        " timestamps.",
+    ),
+]
+
+
+class Arguments(BaseModel):
+    """Unknown names and wrong types are refused, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="")
+
+
+class ListSchemas(Arguments):
+    pass
+
+
+class ListObjects(Arguments):
+    schema_name: Name = Field(default="public", description="The schema to list.")
+    object_type: ObjectType = Field(default="table", description="What to list.")
+
+
+class GetObjectDetails(Arguments):
+    object_name: Name = Field(description="The object's name, as list_objects gives it.")
+    schema_name: Name = Field(default="public", description="The schema it is in.")
+    object_type: ObjectType = Field(default="table", description="What it is.")
+
+
+class ExecuteSql(Arguments):
+    sql: Sql
+    params: Params = Field(default=[])
+    max_rows: int | None = Field(default=None, ge=1, description="Rows to return at most; the rest is cut off.")
+
+
+class TransactionStatement(Arguments):
+    sql: Sql
+    params: Params = Field(default=[])
+
+
+class ExecuteTransaction(Arguments):
+    statements: list[TransactionStatement] = Field(
+        min_length=1, max_length=50, description="The statements, in order; all of them take effect or none."
+    )
+
+
+class GetBudget(Arguments):
+    pass
+
+
+DATABASE_ARGUMENT: dict[str, Any] = {
+    "type": "string",
+    "enum": [str(scope) for scope in Scope],
+    "default": str(Scope.AGENT),
+    "description": "agent: this agent's own database; global: the one that all of the user's agents share.",
+}
+
+
+def input_schema(model: type[Arguments], *, with_database: bool) -> dict[str, Any]:
+    """JSON Schema 2020-12, without the noise that pydantic adds; `database` where the scope is not fixed."""
+    schema: dict[str, Any] = _without_titles(model.model_json_schema())
+    schema.pop("description", None)
+    schema.setdefault("properties", {})
+    if with_database:
+        schema["properties"]["database"] = DATABASE_ARGUMENT
+    return schema
+
+
+def parse(model: type[Arguments], given: dict[str, Any]) -> Arguments:
+    """The arguments, or InvalidArgument naming the first that is wrong and what would be right."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "arguments"
+        known = ", ".join(model.model_fields)
+        if first["type"] == "extra_forbidden":
+            message = f"There is no argument {place[:80]!r}."
+        elif first["type"] == "missing":
+            message = f"The argument {place} is missing."
+        else:
+            message = f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}."
+    raise InvalidArgument(message, hint=f"The arguments are: {known}." if known else "It takes no arguments.")
+
+
+def _without_titles(schema: Any) -> Any:  # noqa: ANN401
+    if isinstance(schema, dict):
+        return {
+            key: {name: _without_titles(item) for name, item in value.items()}
+            if key == "properties"
+            else _without_titles(value)
+            for key, value in schema.items()
+            if key != "title"
+        }
+    return [_without_titles(item) for item in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,166 @@
+"""Answers as structured content, and as short text for a model.
+
+What comes out of a database was written by somebody: in the text it stands in a frame whose mark is random for every
+answer, so that no row can close it. The structured rows are not altered.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from agentdb_mcp.costs import MICROCENTS_PER_CENT
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.models import BudgetReport, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One tool's answer, both ways."""
+
+    structured: dict[str, Any]
+    text: str
+
+
+def result(answer: Result, budget_note: str | None = None) -> Rendered:
+    """Columns, rows and what to know about them."""
+    fields = result_fields(answer)
+    if budget_note:
+        fields["budget_note"] = budget_note
+    return Rendered(fields, "\n".join(part for part in (_result_text(answer), budget_note) if part))
+
+
+def results(answers: list[Result], budget_note: str | None = None) -> Rendered:
+    """Each statement's answer, in order."""
+    fields: dict[str, Any] = {"results": [result_fields(answer) for answer in answers]}
+    if budget_note:
+        fields["budget_note"] = budget_note
+    texts = [f"{number}. {_result_text(answer)}" for number, answer in enumerate(answers, 1)]
+    return Rendered(fields, "\n".join([*texts, *([budget_note] if budget_note else [])]))
+
+
+def result_fields(answer: Result) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "columns": [
+            {"name": column.name, "type": column.type} | ({"encoding": column.encoding} if column.encoding else {})
+            for column in answer.columns
+        ],
+        "rows": answer.rows,
+        "row_count": len(answer.rows),
+        "truncated": answer.truncated,
+        "command_tag": answer.command_tag,
+        "duration_ms": answer.duration_ms,
+    }
+    if answer.truncated:
+        fields["more"] = _MORE
+    return fields
+
+
+_MORE = (
+    "More rows exist. Ask for the next ones with ORDER BY on a key and a WHERE past the last key seen, or select fewer"
+    " columns, or aggregate."
+)
+
+
+def _result_text(answer: Result) -> str:
+    if not answer.columns:
+        return f"{answer.command_tag or 'OK'} ({answer.duration_ms:.0f} ms)"
+    count = f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}"
+    head = f"{count}{', truncated' if answer.truncated else ''} ({answer.duration_ms:.0f} ms)"
+    names = [column.name for column in answer.columns]
+    body = framed("\n".join([compact(names), *(compact(row) for row in answer.rows)]))
+    return f"{head}\n{body}" + (f"\n{_MORE}" if answer.truncated else "")
+
+
+def listing(key: str, rows: list[dict[str, Any]], *, empty: str) -> Rendered:
+    """Rows of our own catalog reads as objects."""
+    text = framed("\n".join(compact(row) for row in rows)) if rows else empty
+    return Rendered({key: rows}, text)
+
+
+def as_objects(answer: Result) -> list[dict[str, Any]]:
+    """Rows by column name; what is null is left out."""
+    names = [column.name for column in answer.columns]
+    return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in answer.rows]
+
+
+def details(fields: dict[str, Any]) -> Rendered:
+    return Rendered(fields, framed(compact(fields)))
+
+
+def budget(report: BudgetReport, allowed: list[str]) -> Rendered:
+    """The month in cents; parts are rounded so that they sum to the total."""
+    used, limit = report.used_microcents // MICROCENTS_PER_CENT, report.limit_microcents // MICROCENTS_PER_CENT
+    fields: dict[str, Any] = {
+        "managed": True,
+        "state": str(report.state),
+        "tier": report.tier,
+        "limit_cents": limit,
+        "used_cents": used,
+        "remaining_cents": max(0, limit - used),
+        "period_start": report.period_start,
+        "period_end": report.period_end,
+        "allowed": allowed,
+        "databases": [
+            {"name": cost.name, "scope": str(cost.scope), "cost_cents": cents}
+            for cost, cents in zip(report.by_database, _shares(report, used), strict=True)
+        ],
+    }
+    head = (
+        f"Budget {report.state}: used ${used / 100:.2f} of ${limit / 100:.2f}, ${max(0, limit - used) / 100:.2f} left"
+        f" until {report.period_end}. Allowed now: {', '.join(allowed)}."
+    )
+    lines = [f"{item['name']} ({item['scope']}): ${item['cost_cents'] / 100:.2f}" for item in fields["databases"]]
+    return Rendered(fields, "\n".join([head, *lines]))
+
+
+def unmanaged_budget() -> Rendered:
+    fields = {
+        "managed": False,
+        "state": "ok",
+        "limit_cents": None,
+        "used_cents": None,
+        "remaining_cents": None,
+        "allowed": ["everything that policy allows"],
+        "databases": [],
+    }
+    return Rendered(fields, "This database is not metered: there is no budget here.")
+
+
+def _shares(report: BudgetReport, total_cents: int) -> list[int]:
+    """Cents by database that sum to the total exactly: the largest remainders get the cents that rounding lost."""
+    floors = [cost.cost_microcents // MICROCENTS_PER_CENT for cost in report.by_database]
+    order = sorted(
+        range(len(floors)), key=lambda i: report.by_database[i].cost_microcents % MICROCENTS_PER_CENT, reverse=True
+    )
+    for index in order[: total_cents - sum(floors)]:
+        floors[index] += 1
+    return floors
+
+
+def error(failure: AgentDBError) -> Rendered:
+    """One sentence on what was wrong, where, and what to do next; many clients show this text alone."""
+    parts = [_sentence(failure.message)]
+    if failure.sqlstate:
+        place = f", at character {failure.position}" if failure.position else ""
+        parts.append(f"(SQLSTATE {failure.sqlstate}{place})")
+    if failure.hint:
+        parts.append(_sentence(failure.hint))
+    return Rendered({"error": failure.as_dict()}, " ".join(parts))
+
+
+def framed(text: str) -> str:
+    """Mark text as data from a database; the mark cannot be guessed by whoever wrote the data."""
+    mark = f"untrusted-data-{secrets.token_hex(8)}"
+    return f"<{mark}>\n{text}\n</{mark}>"
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?", "…")) else text + "."

@@ -1,0 +1,105 @@
+"""MCP over standard input and output, ended by end of input, SIGTERM or SIGINT within a moment.
+
+The SDK reads stdin in a thread, which a signal cannot interrupt; over pipes, sockets and terminals we give it streams
+of the event loop instead. While we serve, file descriptor 1 leads to stderr, so that no stray print corrupts the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+
+MAX_LINE = 32 * 1024 * 1024
+
+
+async def serve_stdio(server: Server[Any]) -> None:
+    """Serve one client until it goes away or we are asked to end."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_end_on_signal, group.cancel_scope)
+        async with _streams() as (reader, writer), stdio_server(reader, writer) as (incoming, outgoing):  # type: ignore[arg-type]
+            await server.run(incoming, outgoing, server.create_initialization_options())
+        group.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+class _Lines:
+    """Standard input, line by line."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            line = await self._reader.readline()
+        except ValueError:  # longer than MAX_LINE: as a line that is no JSON
+            return "\n"
+        if not line:
+            raise StopAsyncIteration
+        return line.decode("utf-8", errors="replace")
+
+
+class _Output:
+    """Standard output, with back-pressure."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    async def write(self, text: str) -> None:
+        self._writer.write(text.encode())
+
+    async def flush(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client is gone: end of input follows
+            await self._writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def _streams() -> AsyncIterator[tuple[_Lines | None, _Output | None]]:
+    """Streams of the event loop, or None for the SDK's own where a descriptor is a file or a device."""
+    if not (_is_stream(0) and _is_stream(1)):
+        yield None, None
+        return
+    loop = asyncio.get_running_loop()
+    wire = os.dup(1)
+    os.dup2(2, 1)
+    reader = asyncio.StreamReader(limit=MAX_LINE)
+    try:
+        read_transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+        write_transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(), os.fdopen(wire, "wb", buffering=0)
+        )
+        writer = asyncio.StreamWriter(write_transport, protocol, None, loop)
+        try:
+            yield _Lines(reader), _Output(writer)
+        finally:
+            read_transport.close()
+            write_transport.close()
+    finally:
+        for descriptor in (0, 1):
+            with contextlib.suppress(OSError):
+                os.set_blocking(descriptor, True)
+
+
+def _is_stream(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        mode = os.fstat(descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+    return False

@@ -1,0 +1,31 @@
+"""Refusals in Neon's shape: `{request_id, code, message}`."""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.responses import JSONResponse
+
+
+class ApiError(Exception):
+    """An answer that is not a success. The message is for the caller and never quotes a value it sent."""
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+def bad_request(message: str) -> ApiError:
+    return ApiError(400, message)
+
+
+def not_found(what: str) -> ApiError:
+    return ApiError(404, f"{what} not found")
+
+
+def error_response(error: ApiError, request_id: str | None = None) -> JSONResponse:
+    body = {"request_id": request_id or str(uuid.uuid4()), "code": error.code, "message": error.message}
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return JSONResponse(body, status_code=error.status, headers=headers)

@@ -1,0 +1,83 @@
+"""uvicorn inside the caller's event loop: no signal handlers, no access log, ready when entered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+GRACE_S = 5
+UNDO_S = 10
+
+
+class _QuietProtocol(H11Protocol):
+    """Without an access log. uvicorn's own setting would silence the whole process's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **options)
+        self.access_log = False
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = anyio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the caller."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+@contextlib.asynccontextmanager
+async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+    """Serve for the time of the block; gives the port. Raises OSError when it is taken."""
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        http=_QuietProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+    )
+    server = _Server(config)
+
+    async def run() -> None:
+        # Shielded, so that a cancelled caller too gets its connections closed in order.
+        with anyio.CancelScope(shield=True):
+            await server.serve(sockets=[listener])
+            # Those that outlived the grace are cancelled by now, but may still be undoing their work.
+            if tasks := set(server.server_state.tasks):
+                await asyncio.wait(tasks, timeout=UNDO_S)
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            try:
+                await server.ready.wait()
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
+    except BaseExceptionGroup as group_of_errors:
+        if len(group_of_errors.exceptions) > 1:
+            raise
+        # What the caller's block raised leaves it as it was, not wrapped.
+        raise group_of_errors.exceptions[0] from None

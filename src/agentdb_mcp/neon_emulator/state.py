@@ -1,0 +1,201 @@
+"""Rows of the emulator's own database, and how they are read and written. The schema is in schema.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import asyncpg
+
+from agentdb_mcp.neon_emulator.bodies import Fields
+from agentdb_mcp.neon_emulator.naming import new_api_key, new_id
+from agentdb_mcp.neon_emulator.schema import TABLES
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    api_key: str = dataclasses.field(repr=False)
+    org_id: str
+    user_id: uuid.UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: str
+    name: str
+    region_id: str
+    settings: Fields
+    endpoint_settings: Fields
+    history_retention_seconds: int
+    state: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    id: str
+    project_id: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    id: str
+    project_id: str
+    branch_id: str
+    settings: Fields
+    current_state: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    oid: int
+    project_id: str
+    branch_id: str
+    name: str
+    password: str = dataclasses.field(repr=False)
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    id: int
+    oid: int
+    project_id: str
+    branch_id: str
+    name: str
+    owner_name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    id: uuid.UUID
+    seq: int
+    project_id: str
+    branch_id: str
+    endpoint_id: str | None
+    action: str
+    status: str
+    created_at: datetime
+    updated_at: datetime
+
+
+def _columns(kind: type[Row]) -> str:
+    return ", ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+
+
+async def select(connection: asyncpg.Connection, kind: type[Row], tail: str, *arguments: object) -> list[Row]:
+    """Rows of the table that `kind` is named after."""
+    records = await connection.fetch(f"SELECT {_columns(kind)} FROM {kind.__name__.lower()} {tail}", *arguments)
+    return [kind(**record) for record in records]
+
+
+async def of_project(connection: asyncpg.Connection, kind: type[Row], project_id: str) -> list[Row]:
+    """All rows that belong to one project, in the order of their making."""
+    return await select(connection, kind, "WHERE project_id = $1 ORDER BY created_at", project_id)
+
+
+async def insert(connection: asyncpg.Connection, kind: type[Row], **values: object) -> Row:
+    """Write one row and read it back with its defaults."""
+    names, places = ", ".join(values), ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    record = await connection.fetchrow(
+        f"INSERT INTO {kind.__name__.lower()} ({names}) VALUES ({places}) RETURNING {_columns(kind)}", *values.values()
+    )
+    return kind(**record)
+
+
+async def prepare_connection(connection: asyncpg.Connection) -> None:
+    """Read and write `json` columns as Python values."""
+    await connection.set_type_codec("json", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def install(connection: asyncpg.Connection) -> Installation:
+    """Make what is missing; a restart finds the same key and organization."""
+    await connection.execute(TABLES)
+    await connection.execute(
+        "INSERT INTO installation (api_key, org_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        new_api_key(),
+        new_id("org-"),
+    )
+    return (await select(connection, Installation, ""))[0]
+
+
+async def find_project(connection: asyncpg.Connection, project_id: str, *states: str) -> Project | None:
+    rows = await select(
+        connection, Project, "WHERE id = $1 AND state = ANY($2)", project_id, list(states or ("ready",))
+    )
+    return rows[0] if rows else None
+
+
+async def page_of_projects(
+    connection: asyncpg.Connection, *, after: str | None, search: str | None, limit: int
+) -> list[Project]:
+    """Living projects in the order of their making, from behind the one named `after`, which may be gone by now."""
+    return await select(
+        connection,
+        Project,
+        """WHERE state = 'ready'
+             AND seq > coalesce((SELECT seq FROM project AS last WHERE last.id = $1), 0)
+             AND ($2::text IS NULL OR strpos(lower(name), lower($2)) > 0 OR strpos(id, lower($2)) > 0)
+           ORDER BY seq LIMIT $3""",
+        after,
+        search,
+        limit,
+    )
+
+
+async def project_exists(connection: asyncpg.Connection, project_id: str) -> bool:
+    """Whether the identifier was ever given."""
+    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM project WHERE id = $1)", project_id))
+
+
+async def page_of_operations(
+    connection: asyncpg.Connection, project_id: str, *, after: uuid.UUID | None, limit: int
+) -> list[Operation]:
+    """Newest first, as Neon lists them."""
+    return await select(
+        connection,
+        Operation,
+        """WHERE project_id = $1
+             AND ($2::uuid IS NULL OR seq < (SELECT seq FROM operation AS last WHERE last.id = $2))
+           ORDER BY seq DESC LIMIT $3""",
+        project_id,
+        after,
+        limit,
+    )
+
+
+async def begin_operations(
+    connection: asyncpg.Connection, endpoint: Endpoint, actions: Sequence[str]
+) -> list[Operation]:
+    """Record work that starts now."""
+    common: dict[str, Any] = {
+        "project_id": endpoint.project_id,
+        "branch_id": endpoint.branch_id,
+        "endpoint_id": endpoint.id,
+        "status": "running",
+    }
+    return [await insert(connection, Operation, action=action, **common) for action in actions]
+
+
+async def finish_operations(connection: asyncpg.Connection, operations: Sequence[Operation]) -> None:
+    await connection.execute(
+        "UPDATE operation SET status = 'finished', updated_at = clock_timestamp() WHERE id = ANY($1)",
+        [operation.id for operation in operations],
+    )

@@ -1,0 +1,145 @@
+"""Which database a call is for: the first of environment, our row, Sim's variables; else it is made now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+from agentdb_mcp.credentials.cipher import Cipher, looks_encrypted
+from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
+from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument
+from agentdb_mcp.logs import register_secret
+from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Scope, Secret, Tenant
+from agentdb_mcp.providers import project_name
+from agentdb_mcp.services.provisioning import Provisioning
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables
+
+VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
+_SCHEMES = ("postgresql://", "postgres://")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDatabase:
+    """A resolved database: how to reach it, and what it counts towards (`row_id` is None for a plain URL)."""
+
+    target: DatabaseTarget
+    scope: Scope
+    access_mode: AccessMode = AccessMode.UNRESTRICTED
+    row_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What there is only with a control database."""
+
+    databases: DatabaseStore
+    identity: IdentityStore
+    budgets: BudgetStore
+    variables: SimVariables
+    provisioning: Provisioning
+
+
+class Databases:
+    """Resolves and remembers databases by tenant and scope."""
+
+    def __init__(self, urls: dict[Scope, Secret | None], cipher: Cipher | None, control: Control | None) -> None:
+        self._urls = urls
+        self._cipher = cipher
+        self._control = control
+        self._known: dict[tuple[Tenant, Scope], OpenDatabase] = {}
+        self._flights: dict[tuple[Tenant, Scope], anyio.Lock] = {}
+
+    async def open(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
+        """The tenant's database. Raises DatabaseUnavailable, ProvisioningFailed or ConfigurationError."""
+        key = (tenant, scope)
+        if (known := self._known.get(key)) is not None:
+            return known
+        async with self._flights.setdefault(key, anyio.Lock()):
+            if (known := self._known.get(key)) is None:
+                known = self._known[key] = await self._resolve(tenant, scope)
+        return known
+
+    def forget(self, tenant: Tenant, scope: Scope) -> None:
+        """Resolve anew at the next call: the database did not answer."""
+        self._known.pop((tenant, scope), None)
+
+    async def _resolve(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
+        given = self._urls.get(scope)
+        if given is not None and (url := self._plain_url(given.reveal(), VARIABLE[scope])) is not None:
+            return _plain(url, scope)
+        if self._control is None:
+            raise DatabaseUnavailable(
+                f"There is no {scope} database here.",
+                hint=f"Whoever runs the server: set {VARIABLE[scope]}, or AGENTDB_CONTROL_URL with a tenant.",
+            )
+        return await self._resolve_managed(tenant, scope, self._control)
+
+    async def _resolve_managed(self, tenant: Tenant, scope: Scope, control: Control) -> OpenDatabase:
+        user_id, owner_id = _owner(tenant, scope)
+        row = await control.databases.find(scope, project_name(scope, owner_id))
+        if row is None or row.status is not DatabaseStatus.READY:
+            if row is None:
+                variable = await control.variables.find(tenant, scope)
+                if variable and (url := self._plain_url(variable, VARIABLE[scope])) is not None:
+                    return _plain(url, scope)
+                await self._declare(scope, user_id, owner_id, control)
+            row = await control.provisioning.ensure(scope, owner_id)
+        return self._managed(row, scope)
+
+    async def _declare(self, scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
+        await control.identity.ensure_user(user_id)
+        if scope is Scope.AGENT:
+            await control.identity.ensure_workspace(owner_id, owner_id, user_id)
+        await control.budgets.ensure(user_id)
+        name = project_name(scope, owner_id)
+        await control.databases.declare(scope, owner_id, user_id=user_id, project_name=name)
+
+    def _managed(self, row: DatabaseRow, scope: Scope) -> OpenDatabase:
+        uri = self._decrypt(row.uri or "")
+        register_secret(uri)
+        target = DatabaseTarget(f"{row.id}:{row.generation}", uri, role=row.role_name, database_id=row.id)
+        return OpenDatabase(target, scope, row.access_mode, row.id)
+
+    def _plain_url(self, value: str, name: str) -> Secret | None:
+        """The URL in a variable: plain or encrypted; None for a reference, which counts as missing."""
+        value = value.strip()
+        if not value or is_own_reference(value) or is_unresolved(value):
+            return None
+        if looks_encrypted(value):
+            return self._plain_url(self._decrypt(value).reveal(), name)
+        if not value.startswith(_SCHEMES):
+            raise ConfigurationError(
+                f"{name} is neither a postgresql:// URL, an encrypted one, nor a reference.",
+                hint=f"Whoever runs the server: set {name} to one of these, or leave it out.",
+            )
+        return Secret(value)
+
+    def _decrypt(self, stored: str) -> Secret:
+        if self._cipher is None:
+            raise ConfigurationError(
+                "A connection string is encrypted and there is no key.",
+                hint="Whoever runs the server: set AGENTDB_ENCRYPTION_KEYS, or ENCRYPTION_KEY for Sim's variables.",
+            )
+        return self._cipher.decrypt(stored)
+
+
+def _plain(url: Secret, scope: Scope) -> OpenDatabase:
+    register_secret(url)
+    return OpenDatabase(DatabaseTarget(f"url:{scope}:{hash(url)}", url), scope)
+
+
+def _owner(tenant: Tenant, scope: Scope) -> tuple[str, str]:
+    """(user, owner of the database) of a managed call."""
+    if tenant.user_id is None:
+        raise InvalidArgument(
+            "The server does not know whose call this is.", hint="Whoever runs the server: set AGENTDB_USER_ID."
+        )
+    if scope is Scope.GLOBAL:
+        return tenant.user_id, tenant.user_id
+    if tenant.workspace_id is None:
+        raise InvalidArgument(
+            "The server does not know which workspace this call is for.",
+            hint="Use database='global', or whoever runs the server: set AGENTDB_WORKSPACE_ID.",
+        )
+    return tenant.user_id, tenant.workspace_id

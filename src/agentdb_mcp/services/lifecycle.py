@@ -1,0 +1,78 @@
+"""Users and workspaces come and go, and their databases with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.models import Scope
+from agentdb_mcp.providers import project_name
+from agentdb_mcp.services.provisioning import Provisioning
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """Idempotent: creating what exists returns it, deleting what is gone is done already."""
+
+    identity: IdentityStore
+    databases: DatabaseStore
+    budgets: BudgetStore
+    provisioning: Provisioning
+
+    async def create_user(self, user_id: str, tier: str = "free") -> DatabaseRow:
+        """Register the user with a global database, all or nothing."""
+        made = await self.identity.ensure_user(user_id)
+        try:
+            await self.budgets.ensure(user_id, tier)
+            return await self._create(Scope.GLOBAL, user_id, user_id)
+        except AgentDBError:
+            if made:
+                await self._undo(Scope.GLOBAL, user_id)
+                await self.identity.remove_user(user_id)
+            raise
+
+    async def create_workspace(self, workspace_id: str, user_id: str, name: str) -> DatabaseRow:
+        """Create the workspace with its database, all or nothing."""
+        await self.identity.require_user(user_id)
+        made = await self.identity.ensure_workspace(workspace_id, name, user_id)
+        try:
+            await self.budgets.ensure(user_id)
+            return await self._create(Scope.AGENT, workspace_id, user_id)
+        except AgentDBError:
+            if made:
+                await self._undo(Scope.AGENT, workspace_id)
+                await self.identity.remove_workspace(workspace_id)
+            raise
+
+    async def delete_workspace(self, workspace_id: str) -> None:
+        """Remove the workspace's database, then the workspace."""
+        row = await self.databases.find(Scope.AGENT, project_name(Scope.AGENT, workspace_id))
+        if row is not None:
+            await self.provisioning.remove(row)
+        await self.identity.remove_workspace(workspace_id)
+
+    async def delete_user(self, user_id: str) -> None:
+        """Remove the user's databases, agents' first, then the workspaces and the user."""
+        for row in reversed(await self.databases.of_user(user_id)):
+            await self.provisioning.remove(row)
+            if row.scope is Scope.AGENT and row.owner_id is not None:
+                await self.identity.remove_workspace(row.owner_id)
+        await self.identity.remove_user(user_id)
+
+    async def _create(self, scope: Scope, owner_id: str, user_id: str) -> DatabaseRow:
+        name = project_name(scope, owner_id)
+        await self.databases.declare(scope, owner_id, user_id=user_id, project_name=name, revive=True)
+        return await self.provisioning.ensure(scope, owner_id)
+
+    async def _undo(self, scope: Scope, owner_id: str) -> None:
+        row = await self.databases.find(scope, project_name(scope, owner_id))
+        if row is None:
+            return
+        try:
+            await self.provisioning.remove(row)
+        except AgentDBError as error:  # the tombstone is written: reconcile removes what is left
+            log.warning("undo left a tombstone", project=row.project_name, code=error.code)

@@ -1,0 +1,116 @@
+"""Make a database exist, or cease to exist, once, whoever asks and whoever dies on the way.
+
+Row first, then project, then URI, then ready; removal by a tombstone that stays until the project is gone. A claim on
+the row (lease and fence, store/databases.py) makes one flight of all callers in all processes; the project's name is
+what an unknown outcome is looked up by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+from agentdb_mcp.credentials.cipher import Cipher
+from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, ProvisioningFailed
+from agentdb_mcp.execution import layout
+from agentdb_mcp.logs import get_logger, register_secret
+from agentdb_mcp.models import DatabaseStatus, Scope
+from agentdb_mcp.providers import Provider, project_name
+from agentdb_mcp.store import Claim, DatabaseRow, DatabaseStore
+
+log = get_logger(__name__)
+
+LEASE_S = 60.0
+WAIT_S = 150.0
+_BEGINNING = [DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING]
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioning:
+    """The saga. `provider` and `cipher` are None where the platform configured none."""
+
+    databases: DatabaseStore
+    provider: Provider | None
+    cipher: Cipher | None
+    connection_limit: int
+
+    async def ensure(self, scope: Scope, owner_id: str) -> DatabaseRow:
+        """The ready row of a declared database: made by us, or waited for while another process makes it."""
+        name = project_name(scope, owner_id)
+        pause = 0.05
+        with anyio.move_on_after(WAIT_S):
+            while True:
+                row = await self.databases.find(scope, name)
+                if row is None or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+                    raise DatabaseUnavailable(
+                        f"The {scope} database was deleted.", hint="Whoever runs the platform can create it anew."
+                    )
+                if row.status is DatabaseStatus.READY:
+                    return row
+                claim = await self.databases.claim(scope, name, _BEGINNING, LEASE_S)
+                if claim is not None:
+                    await self._claimed(claim, self._make)
+                    continue
+                await anyio.sleep(pause)
+                pause = min(1.0, pause * 1.5)
+        raise ProvisioningFailed(
+            "The database is still being made by another process.", hint="Run it again in a minute.", retryable=True
+        )
+
+    async def remove(self, row: DatabaseRow) -> None:
+        """Tombstone, then project, then deleted. Databases that users brought are only forgotten."""
+        await self.databases.tombstone(row)
+        claim = await self.databases.claim(row.scope, row.project_name, [DatabaseStatus.DELETING], LEASE_S)
+        if claim is not None:
+            await self._claimed(claim, self._unmake)
+
+    async def _claimed(self, claim: Claim, work: object) -> None:
+        try:
+            await work(claim)  # type: ignore[operator]
+        except BaseException as error:
+            code = error.code if isinstance(error, AgentDBError) else "interrupted"
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
+                await self._release(claim, code)
+            raise
+
+    async def _release(self, claim: Claim, code: str) -> None:
+        try:
+            await self.databases.release(claim, code)
+        except AgentDBError as error:  # the lease ends by itself
+            log.warning("lease not released", project=claim.row.project_name, code=error.code)
+
+    async def _make(self, claim: Claim) -> None:
+        provider, cipher = self._configured()
+        row = claim.row
+        found = await provider.find(row.project_name)
+        project = found[0] if found else await provider.create(row.project_name)
+        await self.databases.record_project(claim, project.id, project.branch_id)
+        access = await provider.access(project)
+        register_secret(access.uri)
+        await self.databases.renew(claim, LEASE_S)
+        role = row.role_name or layout.new_role_name()
+        await layout.install(access.uri, role, connection_limit=self.connection_limit)
+        await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
+        log.info("database ready", project=row.project_name, adopted=bool(found))
+
+    async def _unmake(self, claim: Claim) -> None:
+        if claim.row.ownership == "platform":
+            provider, _ = self._configured()
+            for project in await provider.find(claim.row.project_name):
+                await provider.delete(project.id)
+        await self.databases.record_deleted(claim)
+        log.info("database deleted", project=claim.row.project_name)
+
+    def _configured(self) -> tuple[Provider, Cipher]:
+        if self.provider is None:
+            raise ProvisioningFailed(
+                "No database exists yet and none can be made: there is no Neon key.",
+                hint="Whoever runs the platform: set NEON_API_KEY, or give the database's URL.",
+            )
+        if self.cipher is None:
+            raise ConfigurationError(
+                "AGENTDB_ENCRYPTION_KEYS is missing: connection strings are stored encrypted only.",
+                hint="Set it to a key of 64 hexadecimal characters; `openssl rand -hex 32` prints one.",
+            )
+        return self.provider, self.cipher

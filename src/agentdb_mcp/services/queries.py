@@ -1,0 +1,133 @@
+"""The way of one call: resolve, judge, run, meter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import anyio.to_thread
+
+from agentdb_mcp import gate
+from agentdb_mcp.errors import AgentDBError, BudgetExceeded, DatabaseUnavailable, InvalidArgument, StatementRefused
+from agentdb_mcp.execution import Call, Pools, Statement
+from agentdb_mcp.models import BudgetReport, BudgetState, Decision, Limits, Result, Scope, StatementFacts, Tenant
+from agentdb_mcp.policy import Policy
+from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.usage import Usage
+
+# Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
+PARSE_INLINE_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What each statement gave, and a sentence on the budget from `warning` on."""
+
+    results: list[Result]
+    budget_note: str | None = None
+
+
+class Queries:
+    """Runs agents' statements and our catalog reads on tenants' databases."""
+
+    def __init__(self, policy: Policy, databases: Databases, pools: Pools, usage: Usage | None) -> None:
+        self._policy = policy
+        self._databases = databases
+        self._pools = pools
+        self._usage = usage
+        self._text_limits = gate.TextLimits.of(policy.limits)
+
+    async def execute(
+        self,
+        tenant: Tenant,
+        scope: Scope,
+        statements: Sequence[Statement],
+        *,
+        max_rows: int | None = None,
+        transaction: bool = False,
+    ) -> Answer:
+        """Run the statements in one transaction, all or nothing. Raises AgentDBError."""
+        facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
+        database = await self._databases.open(tenant, scope)
+        state, report = await self._budget(tenant, database)
+        decision = self._decide(facts, database, state, transaction=transaction)
+        if not decision.allowed:
+            raise _refusal(decision, report)
+        call = Call(statements, self._limits(max_rows), read_only=decision.read_only)
+        results = await self._run(tenant, database, call)
+        return Answer(results, _note(state, report))
+
+    async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
+        """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
+        database = await self._databases.open(tenant, scope)
+        state, report = await self._budget(tenant, database)
+        if state is BudgetState.PAUSED:
+            raise BudgetExceeded("The databases are paused: the budget is used up.", hint=_until(report))
+        limits = replace(self._limits(None), max_rows=5000)
+        return await self._run(tenant, database, Call(statements, limits, catalog=True))
+
+    def _decide(
+        self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool
+    ) -> Decision:
+        """By the stricter of the policy's access mode and the database's own."""
+        mode = database.access_mode
+        if transaction:
+            return gate.decide_transaction(facts, policy=self._policy, mode=mode, budget=state)
+        return gate.decide(facts[0], policy=self._policy, mode=mode, budget=state)
+
+    async def _run(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
+        started = time.monotonic()
+        try:
+            return await self._pools.run(database.target, call)
+        except DatabaseUnavailable:
+            self._databases.forget(tenant, database.scope)
+            raise
+        finally:
+            if self._usage is not None and database.row_id is not None:
+                self._usage.note(database.scope, database.row_id, started, time.monotonic())
+
+    async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
+        try:
+            if len(sql) <= PARSE_INLINE_MAX:
+                return gate.classify(sql, self._text_limits)
+            return await anyio.to_thread.run_sync(gate.classify, sql, self._text_limits)
+        except AgentDBError as error:
+            if len(statements) > 1:
+                error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
+            raise
+
+    async def _budget(self, tenant: Tenant, database: OpenDatabase) -> tuple[BudgetState, BudgetReport | None]:
+        if self._usage is None or database.row_id is None or tenant.user_id is None:
+            return BudgetState.OK, None
+        return await self._usage.state(tenant.user_id)
+
+    def _limits(self, max_rows: int | None) -> Limits:
+        limits = self._policy.limits
+        if max_rows is not None and not 1 <= max_rows <= limits.max_rows:
+            raise InvalidArgument(
+                f"max_rows must be between 1 and {limits.max_rows} (got {max_rows}).",
+                hint="Use LIMIT and OFFSET, or a WHERE on the last key seen, for more.",
+            )
+        return Limits(limits.timeout_s, max_rows or limits.max_rows, limits.max_bytes)
+
+
+def _refusal(decision: Decision, report: BudgetReport | None) -> AgentDBError:
+    message = decision.message or "Policy refuses the statement."
+    if decision.code == BudgetExceeded.code:
+        hint = " ".join(part for part in (decision.hint, _until(report)) if part)
+        return BudgetExceeded(message, hint=hint or None)
+    return StatementRefused(message, hint=decision.hint)
+
+
+def _until(report: BudgetReport | None) -> str:
+    if report is None:
+        return ""
+    used, limit = report.used_microcents / 1e8, report.limit_microcents / 1e8
+    return f"Used ${used:.2f} of ${limit:.2f}; the period ends {report.period_end}."
+
+
+def _note(state: BudgetState, report: BudgetReport | None) -> str | None:
+    if state is BudgetState.OK or report is None:
+        return None
+    return f"Budget {state}. {_until(report)}"

@@ -1,0 +1,246 @@
+"""The one reader of the environment: every setting checked once, named when wrong, never quoted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from agentdb_mcp.errors import ConfigurationError
+from agentdb_mcp.models import Secret
+
+NEON_API_PATH = "/api/v2"
+NEON_API_HOST = f"https://console.neon.tech{NEON_API_PATH}"
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+MAX_ID_LENGTH = 255
+
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
+_DOLLARS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
+
+OrganizationKind = Literal["default", "free", "paid"]
+LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class NeonOrganization:
+    """One Neon account that projects are made in."""
+
+    kind: OrganizationKind
+    api_key: Secret
+    org_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. URLs of databases are as given: references in them are not judged here."""
+
+    user_id: str | None = None
+    workspace_id: str | None = None
+    agent_db_url: Secret | None = None
+    global_db_url: Secret | None = None
+    control_url: Secret | None = None
+    encryption_keys: tuple[Secret, ...] = ()
+    neon_connection_encryption_key: Secret | None = None
+    sim_encryption_key: Secret | None = None
+    neon: tuple[NeonOrganization, ...] = ()
+    neon_api_host: str = NEON_API_HOST
+    service_key: Secret | None = None
+    policy_path: Path | None = None
+    compute_price: Decimal | None = None
+    storage_price: Decimal | None = None
+    log_format: LogFormat = "text"
+    log_level: str = "info"
+    pg_bin: Path | None = None
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all settings; the first that is wrong is a ConfigurationError that names it.
+
+    `AGENTDB_ENV_FILE` names a file of NAME=value lines for what the environment itself does not set.
+    """
+    env = _with_file(os.environ if environ is None else environ)
+    log_format, log_level = _log(env)
+    return Settings(
+        user_id=_identifier(env, "AGENTDB_USER_ID"),
+        workspace_id=_identifier(env, "AGENTDB_WORKSPACE_ID"),
+        agent_db_url=_as_given(env, "AGENT_DB_URL"),
+        global_db_url=_as_given(env, "GLOBAL_DB_URL"),
+        control_url=_control_url(env),
+        encryption_keys=_encryption_keys(env),
+        neon_connection_encryption_key=_encryption_key(env, "NEON_CONNECTION_ENCRYPTION_KEY"),
+        sim_encryption_key=_encryption_key(env, "ENCRYPTION_KEY"),
+        neon=_organizations(env),
+        neon_api_host=_neon_api_host(env),
+        service_key=_header_secret(env, "AGENTDB_SERVICE_KEY"),
+        policy_path=_path(env, "AGENTDB_POLICY"),
+        compute_price=_dollars(env, "NEON_COMPUTE_PRICE_PER_CU_HOUR"),
+        storage_price=_dollars(env, "NEON_STORAGE_PRICE_PER_GB_MONTH"),
+        log_format=log_format,
+        log_level=log_level,
+        pg_bin=_path(env, "AGENTDB_PG_BIN"),
+    )
+
+
+def _with_file(env: Mapping[str, str]) -> Mapping[str, str]:
+    path = _path(env, "AGENTDB_ENV_FILE")
+    if path is None:
+        return env
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(
+            f"AGENTDB_ENV_FILE names {path}, which cannot be read.", hint="Name a file of NAME=value lines."
+        ) from None
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip() for name, value in pairs} | dict(env)
+
+
+def checked_encryption_key(setting: str, text: str, ordinal: int | None = None) -> Secret:
+    """Return the key, or raise a ConfigurationError that names the setting and tells the length alone."""
+    if _HEX_KEY.fullmatch(text):
+        return Secret(text)
+    subject = setting if ordinal is None else f"{setting}: key {ordinal}"
+    found = f"it has {len(text)}" if len(text) != 64 else "and not all of its 64 are"
+    raise ConfigurationError(
+        f"{subject} must be 64 hexadecimal characters, {found}",
+        hint="`openssl rand -hex 32` prints a new key.",
+    )
+
+
+def _text(env: Mapping[str, str], name: str) -> str | None:
+    return env.get(name, "").strip() or None
+
+
+def _literal(env: Mapping[str, str], name: str) -> str | None:
+    """The text, unless a client left a reference in it: as an id or a key that would be one all users share."""
+    text = _text(env, name)
+    return None if text and ("${" in text or "{{" in text) else text
+
+
+def _as_given(env: Mapping[str, str], name: str) -> Secret | None:
+    return Secret(env[name]) if _text(env, name) else None
+
+
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    text = _text(env, name)
+    return Path(text) if text else None
+
+
+def _identifier(env: Mapping[str, str], name: str) -> str | None:
+    text = _literal(env, name)
+    if text is None:
+        return None
+    if len(text) > MAX_ID_LENGTH:
+        raise ConfigurationError(f"{name} must be at most {MAX_ID_LENGTH} characters, it has {len(text)}")
+    if not text.isprintable():
+        raise ConfigurationError(f"{name} must not contain control characters")
+    return text
+
+
+def _header_secret(env: Mapping[str, str], name: str) -> Secret | None:
+    text = _literal(env, name)
+    if text and not _HEADER_VALUE.fullmatch(text):
+        raise ConfigurationError(f"{name} must be printable ASCII characters without spaces")
+    return Secret(text) if text else None
+
+
+def _encryption_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
+    name = "AGENTDB_ENCRYPTION_KEYS"
+    keys = [key for key in re.split(r"[,\s]", env.get(name, "")) if key]
+    return tuple(checked_encryption_key(name, key, ordinal) for ordinal, key in enumerate(keys, start=1))
+
+
+def _encryption_key(env: Mapping[str, str], name: str) -> Secret | None:
+    text = _text(env, name)
+    return checked_encryption_key(name, text) if text else None
+
+
+def _organizations(env: Mapping[str, str]) -> tuple[NeonOrganization, ...]:
+    found = (
+        _organization(env, "default", "NEON_API_KEY", "NEON_ORG_ID"),
+        _organization(env, "free", "NEON_FREE_ORG_API_KEY", "NEON_FREE_ORG_ID"),
+        _organization(env, "paid", "NEON_PAID_ORG_API_KEY", "NEON_PAID_ORG_ID"),
+    )
+    return tuple(organization for organization in found if organization)
+
+
+def _organization(
+    env: Mapping[str, str], kind: OrganizationKind, key_name: str, org_name: str
+) -> NeonOrganization | None:
+    api_key, org_id = _header_secret(env, key_name), _identifier(env, org_name)
+    if org_id and not api_key:
+        raise ConfigurationError(f"{key_name} is not set, and {org_name} needs it")
+    if api_key and not org_id and kind != "default":
+        raise ConfigurationError(f"{org_name} is not set, and {key_name} needs it")
+    return NeonOrganization(kind, api_key, org_id) if api_key else None
+
+
+def _neon_api_host(env: Mapping[str, str]) -> str:
+    text = _text(env, "NEON_API_HOST")
+    if text is None:
+        return NEON_API_HOST
+    parts = _split(text)
+    if parts is None or parts.scheme not in ("http", "https") or set(text) & set("@?,\\"):
+        raise ConfigurationError(f"NEON_API_HOST must be an https:// URL, like {NEON_API_HOST}")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            "NEON_API_HOST must be https://: http:// is for this machine alone, as in http://127.0.0.1:4010"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or NEON_API_PATH}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _control_url(env: Mapping[str, str]) -> Secret | None:
+    text = _text(env, "AGENTDB_CONTROL_URL")
+    if text is None:
+        return None
+    parts = _split(text)
+    if parts is None or not text.startswith(("postgresql://", "postgres://")):
+        raise ConfigurationError(
+            "AGENTDB_CONTROL_URL must be a postgresql:// URL with a host, "
+            "like postgresql://user:password@host:5432/database",
+            hint="Percent-encode special characters in the user and the password.",
+        )
+    return Secret(text)
+
+
+def _split(url: str) -> SplitResult | None:
+    """Take a URL apart; None unless each of its hosts is named and its ports are ports."""
+    try:
+        parts = urlsplit(url)
+        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+        whole = all(host.hostname and host.port != 0 for host in hosts) or "host" in parse_qs(parts.query)
+    except ValueError:
+        return None
+    return parts if whole and url.isprintable() and "#" not in url else None
+
+
+def _dollars(env: Mapping[str, str], name: str) -> Decimal | None:
+    text = _text(env, name)
+    if text and not _DOLLARS.fullmatch(text):
+        raise ConfigurationError(f"{name} must be a price in dollars that is not negative, like 0.16")
+    return Decimal(text) if text else None
+
+
+def _log(env: Mapping[str, str]) -> tuple[LogFormat, str]:
+    words = [word for word in re.split(r"[,:\s]", env.get("AGENTDB_LOG", "").lower()) if word]
+    formats = [word for word in words if word in ("text", "json")]
+    levels = [word for word in words if word in LOG_LEVELS]
+    if len(formats) > 1 or len(levels) > 1 or len(formats) + len(levels) != len(words):
+        raise ConfigurationError(
+            f"AGENTDB_LOG must be text or json, a level ({', '.join(LOG_LEVELS)}), or both, like json,debug"
+        )
+    return "json" if "json" in formats else "text", levels[0] if levels else "info"

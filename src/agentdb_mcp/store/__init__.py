@@ -1,0 +1,18 @@
+"""The control database: the platform's own Postgres with our tables. One file a table."""
+
+from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
+from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore
+from agentdb_mcp.store.identity import IdentityStore
+from agentdb_mcp.store.sim_variables import SimVariables
+
+__all__ = [
+    "BudgetRow",
+    "BudgetStore",
+    "Claim",
+    "ControlDatabase",
+    "DatabaseRow",
+    "DatabaseStore",
+    "IdentityStore",
+    "SimVariables",
+]

@@ -1,0 +1,100 @@
+"""The way into the control database: a pool opened on first use, and one place where driver errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import asyncpg
+
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal
+from agentdb_mcp.models import Secret
+from agentdb_mcp.store import migrations
+
+CONNECT_TIMEOUT_S = 10.0
+POOL_SIZE = 4
+
+
+class ControlDatabase:
+    """Connections to the control database; opens nothing until the first one is asked for."""
+
+    def __init__(self, uri: Secret, *, migrate: bool = True) -> None:
+        self._uri = uri
+        self._migrate = migrate
+        self._pool: asyncpg.Pool | None = None
+        self._opening = anyio.Lock()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection outside of any transaction. Raises DatabaseUnavailable, or Internal for what we did wrong."""
+        try:
+            pool = await self._open()
+            async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                yield connection
+        except AgentDBError:
+            raise
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+            raise control_error(error) from None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def _open(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                pool = asyncpg.create_pool(
+                    self._uri.reveal(),
+                    min_size=0,
+                    max_size=POOL_SIZE,
+                    timeout=CONNECT_TIMEOUT_S,
+                    command_timeout=30,
+                    statement_cache_size=0,
+                    server_settings={"application_name": "agentdb-mcp control"},
+                )
+                await pool
+                if self._migrate:
+                    async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                        await migrations.apply(connection)
+                self._pool = pool
+            return self._pool
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            with anyio.move_on_after(2):
+                await self._pool.close()
+            self._pool.terminate()
+
+
+def control_error(error: BaseException) -> AgentDBError:
+    """Names the kind of failure; never the address or the login."""
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            what = "The control database refused the login."
+        case asyncpg.InvalidCatalogNameError():
+            what = "The control database does not exist."
+        case asyncpg.PostgresConnectionError() | asyncpg.InterfaceError() | OSError() | TimeoutError() | ValueError():
+            what = "The control database cannot be reached."
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            what = "The control database is not up to date: run `agentdb-mcp migrate`."
+        case asyncpg.InsufficientPrivilegeError():
+            what = "The control database does not let this login do that."
+        case _:
+            return Internal(f"The control database failed ({type(error).__name__}).")
+    return DatabaseUnavailable(what, hint="Whoever runs the platform: check AGENTDB_CONTROL_URL with `doctor`.")
+
+
+async def create_database(admin_uri: Secret, name: str) -> None:
+    """Make the control database where it is missing, closed to everybody else (for the local stack)."""
+    try:
+        connection = await asyncpg.connect(admin_uri.reveal(), timeout=CONNECT_TIMEOUT_S)
+        try:
+            if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+                await connection.execute(f'CREATE DATABASE "{name}"')
+                await connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+        finally:
+            await connection.close()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise control_error(error) from None

@@ -1,0 +1,215 @@
+"""`user_global_database` and `workspace_database`: one row a database, with a lease whose fence every change checks.
+
+A row is claimed before anything is made at the provider. The fence number rises with each claim, and a write that
+carries an old one changes nothing: a process that was stopped past its lease cannot repoint a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from agentdb_mcp.errors import ProvisioningFailed
+from agentdb_mcp.models import AccessMode, DatabaseStatus, Ownership, Scope
+from agentdb_mcp.store.control import ControlDatabase
+
+_TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
+
+_COLUMNS = (
+    "id, project_name, status, ownership_type, access_mode, neon_project_id, neon_branch_id, neon_connection_uri,"
+    " database_name, role_name, generation, fence, current_period_cost_microcents, user_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseRow:
+    """One database as the control database knows it; `uri` is encrypted."""
+
+    id: str
+    scope: Scope
+    owner_id: str | None
+    user_id: str | None
+    project_name: str
+    status: DatabaseStatus
+    ownership: Ownership
+    access_mode: AccessMode
+    project_id: str | None
+    branch_id: str | None
+    uri: str | None
+    database_name: str | None
+    role_name: str | None
+    generation: int
+    fence: int
+    cost_microcents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to change one row until the lease ends or somebody else claims it."""
+
+    row: DatabaseRow
+    fence: int
+
+
+class DatabaseStore:
+    """Reads and fenced writes of both tables."""
+
+    def __init__(self, control: ControlDatabase) -> None:
+        self._control = control
+
+    async def find(self, scope: Scope, project_name: str) -> DatabaseRow | None:
+        table, owner = _TABLES[scope]
+        async with self._control.connection() as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table} WHERE project_name = $1", project_name
+            )
+        return _row(scope, row) if row else None
+
+    async def of_user(self, user_id: str) -> list[DatabaseRow]:
+        """The user's global database first, then the agents', by creation; deleted ones are left out."""
+        rows: list[DatabaseRow] = []
+        async with self._control.connection() as connection:
+            for scope in (Scope.GLOBAL, Scope.AGENT):
+                table, owner = _TABLES[scope]
+                found = await connection.fetch(
+                    f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table}"
+                    " WHERE user_id = $1 AND status <> 'deleted' ORDER BY created_at, id",
+                    user_id,
+                )
+                rows += [_row(scope, row) for row in found]
+        return rows
+
+    async def declare(
+        self, scope: Scope, owner_id: str, *, user_id: str, project_name: str, revive: bool = False
+    ) -> None:
+        """Write the row that says a database should exist. `revive` starts a new generation of a deleted one."""
+        table, owner = _TABLES[scope]
+        columns, values = (f"{owner}, user_id", "$1, $3") if scope is Scope.AGENT else (owner, "$1")
+        arguments = (owner_id, project_name, user_id) if scope is Scope.AGENT else (owner_id, project_name)
+        async with self._control.connection() as connection:
+            try:
+                await connection.execute(
+                    f"INSERT INTO {table} ({columns}, project_name) VALUES ({values}, $2)"
+                    " ON CONFLICT (project_name) DO NOTHING",
+                    *arguments,
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise ProvisioningFailed(
+                    f"The {'workspace' if scope is Scope.AGENT else 'user'} of this call is not known.",
+                    hint="Whoever runs the platform: create it first, or check AGENTDB_USER_ID and"
+                    " AGENTDB_WORKSPACE_ID.",
+                ) from None
+            if revive:
+                await connection.execute(
+                    f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $2,"
+                    " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
+                    " role_name = NULL, database_name = NULL, current_period_cost_microcents = 0, updated_at = now()"
+                    + (", user_id = $3" if scope is Scope.AGENT else "")
+                    + " WHERE project_name = $1 AND status = 'deleted'",
+                    project_name,
+                    owner_id,
+                    *([user_id] if scope is Scope.AGENT else []),
+                )
+
+    async def claim(
+        self, scope: Scope, project_name: str, statuses: list[DatabaseStatus], lease_s: float
+    ) -> Claim | None:
+        """Take the row if it is in one of the statuses and nobody holds a live lease on it."""
+        table, owner = _TABLES[scope]
+        async with self._control.connection() as connection:
+            row = await connection.fetchrow(
+                f"UPDATE {table} SET fence = fence + 1, lease_expires_at = now() + make_interval(secs => $3),"
+                " status = CASE WHEN status = 'pending' THEN 'provisioning' ELSE status END, updated_at = now()"
+                " WHERE project_name = $1 AND status = ANY ($2::text[])"
+                "   AND (lease_expires_at IS NULL OR lease_expires_at < now())"
+                f" RETURNING {_COLUMNS}, {owner} AS owner_id",
+                project_name,
+                [str(status) for status in statuses],
+                lease_s,
+            )
+        return Claim(_row(scope, row), row["fence"]) if row else None
+
+    async def renew(self, claim: Claim, lease_s: float) -> None:
+        await self._fenced(claim, "lease_expires_at = now() + make_interval(secs => $3)", lease_s)
+
+    async def record_project(self, claim: Claim, project_id: str, branch_id: str | None) -> None:
+        await self._fenced(claim, "neon_project_id = $3, neon_branch_id = $4", project_id, branch_id)
+
+    async def record_ready(self, claim: Claim, uri: str, database_name: str, role_name: str) -> None:
+        await self._fenced(
+            claim,
+            "status = 'ready', neon_connection_uri = $3, database_name = $4, role_name = $5,"
+            " lease_expires_at = NULL, last_error = NULL",
+            uri,
+            database_name,
+            role_name,
+        )
+
+    async def release(self, claim: Claim, error_code: str) -> None:
+        """Give the lease back after a failure, for the next caller to try."""
+        await self._fenced(claim, "lease_expires_at = NULL, last_error = $3", error_code)
+
+    async def record_deleted(self, claim: Claim) -> None:
+        await self._fenced(
+            claim,
+            "status = 'deleted', lease_expires_at = NULL, neon_connection_uri = NULL, role_name = NULL,"
+            " last_error = NULL",
+        )
+
+    async def tombstone(self, row: DatabaseRow) -> None:
+        """Mark the database for removal; the row stays until the project is gone."""
+        table, _ = _TABLES[row.scope]
+        async with self._control.connection() as connection:
+            await connection.execute(
+                f"UPDATE {table} SET status = 'deleting', fence = fence + 1, lease_expires_at = NULL,"
+                " updated_at = now() WHERE id = $1 AND status <> 'deleted'",
+                row.id,
+            )
+
+    async def add_costs(self, costs: dict[tuple[Scope, str], int]) -> None:
+        """Add metered micro-cents to databases, by (scope, id)."""
+        async with self._control.transaction() as connection:
+            for (scope, database_id), microcents in sorted(costs.items()):
+                table, _ = _TABLES[scope]
+                await connection.execute(
+                    f"UPDATE {table} SET current_period_cost_microcents = current_period_cost_microcents + $2"
+                    " WHERE id = $1",
+                    database_id,
+                    microcents,
+                )
+
+    async def _fenced(self, claim: Claim, assignments: str, *values: object) -> None:
+        table, _ = _TABLES[claim.row.scope]
+        async with self._control.connection() as connection:
+            changed = await connection.fetchval(
+                f"UPDATE {table} SET {assignments}, updated_at = now() WHERE id = $1 AND fence = $2 RETURNING id",
+                claim.row.id,
+                claim.fence,
+                *values,
+            )
+        if changed is None:
+            raise ProvisioningFailed(
+                "Another process took over while this one was waiting.", hint="Run it again.", retryable=True
+            )
+
+
+def _row(scope: Scope, row: asyncpg.Record) -> DatabaseRow:
+    return DatabaseRow(
+        id=row["id"],
+        scope=scope,
+        owner_id=row["owner_id"],
+        user_id=row["user_id"],
+        project_name=row["project_name"],
+        status=DatabaseStatus(row["status"]),
+        ownership=Ownership(row["ownership_type"]),
+        access_mode=AccessMode(row["access_mode"]),
+        project_id=row["neon_project_id"],
+        branch_id=row["neon_branch_id"],
+        uri=row["neon_connection_uri"],
+        database_name=row["database_name"],
+        role_name=row["role_name"],
+        generation=row["generation"],
+        fence=row["fence"],
+        cost_microcents=row["current_period_cost_microcents"],
+    )

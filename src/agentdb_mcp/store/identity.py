@@ -1,0 +1,90 @@
+"""`"user"` and `workspace`: the platform's own tables, or the minimal ones that we made on an empty database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentdb_mcp.errors import InvalidArgument, NotAllowed
+from agentdb_mcp.store.control import ControlDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceRow:
+    id: str
+    name: str
+    owner_id: str
+
+
+class IdentityStore:
+    """Who exists. Rows are written only where the tables are ours."""
+
+    def __init__(self, control: ControlDatabase) -> None:
+        self._control = control
+
+    async def ensure_user(self, user_id: str) -> bool:
+        """Make the user where the table is ours; whether it was made. Raises InvalidArgument if it must exist first."""
+        async with self._control.connection() as connection:
+            if await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id):
+                return False
+            if not await connection.fetchval("SELECT obj_description('\"user\"'::regclass) = 'agentdb-mcp'"):
+                raise InvalidArgument(
+                    f"There is no user {user_id}.", hint="The platform creates users; create it there first."
+                )
+            done = await connection.execute('INSERT INTO "user" (id) VALUES ($1) ON CONFLICT DO NOTHING', user_id)
+            return bool(done == "INSERT 0 1")
+
+    async def require_user(self, user_id: str) -> None:
+        """Raises InvalidArgument if the user is not known."""
+        async with self._control.connection() as connection:
+            if not await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id):
+                raise InvalidArgument(
+                    f"There is no user {user_id}.", hint="Create it first, with `users create` or on the platform."
+                )
+
+    async def ensure_workspace(self, workspace_id: str, name: str, owner_id: str) -> bool:
+        """Make the workspace where the table is ours; whether it was made. Another owner's is NotAllowed."""
+        async with self._control.connection() as connection:
+            owner = await connection.fetchval("SELECT owner_id FROM workspace WHERE id = $1", workspace_id)
+            if owner is None:
+                if not await connection.fetchval("SELECT obj_description('workspace'::regclass) = 'agentdb-mcp'"):
+                    raise InvalidArgument(
+                        f"There is no workspace {workspace_id}.",
+                        hint="The platform creates workspaces; create it there first.",
+                    )
+                done = await connection.execute(
+                    "INSERT INTO workspace (id, name, owner_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                    workspace_id,
+                    name,
+                    owner_id,
+                )
+                if done == "INSERT 0 1":
+                    return True
+                owner = await connection.fetchval("SELECT owner_id FROM workspace WHERE id = $1", workspace_id)
+        if owner != owner_id:
+            raise NotAllowed(f"Workspace {workspace_id} belongs to another user.")
+        return False
+
+    async def workspace(self, workspace_id: str) -> WorkspaceRow | None:
+        async with self._control.connection() as connection:
+            row = await connection.fetchrow("SELECT id, name, owner_id FROM workspace WHERE id = $1", workspace_id)
+        return WorkspaceRow(row["id"], row["name"], row["owner_id"]) if row else None
+
+    async def names_of_workspaces(self, user_id: str) -> dict[str, str]:
+        async with self._control.connection() as connection:
+            rows = await connection.fetch("SELECT id, name FROM workspace WHERE owner_id = $1", user_id)
+        return {row["id"]: row["name"] for row in rows}
+
+    async def remove_workspace(self, workspace_id: str) -> None:
+        """Remove the row where the table is ours."""
+        async with self._control.connection() as connection:
+            await connection.execute(
+                "DELETE FROM workspace WHERE id = $1 AND obj_description('workspace'::regclass) = 'agentdb-mcp'",
+                workspace_id,
+            )
+
+    async def remove_user(self, user_id: str) -> None:
+        """Remove the row where the table is ours."""
+        async with self._control.connection() as connection:
+            await connection.execute(
+                "DELETE FROM \"user\" WHERE id = $1 AND obj_description('\"user\"'::regclass) = 'agentdb-mcp'", user_id
+            )

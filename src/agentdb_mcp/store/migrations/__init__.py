@@ -1,0 +1,79 @@
+"""Ordered SQL files, forward only. Safe to apply twice, and from any number of processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+import asyncpg
+
+from agentdb_mcp.errors import ConfigurationError
+
+# Serializes migrations of one control database.
+LOCK = 0x61676E7464626D67
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def all_migrations() -> list[Migration]:
+    """Every file `NNNN_name.sql` of this package, in order."""
+    found = [file for file in files(__package__).iterdir() if file.name.endswith(".sql")]
+    return sorted(
+        (Migration(int(file.name[:4]), file.name[5:-4], file.read_text("utf-8")) for file in found),
+        key=lambda migration: migration.version,
+    )
+
+
+async def apply(connection: asyncpg.Connection) -> list[Migration]:
+    """Apply what is missing, all in one transaction; what was applied."""
+    known = all_migrations()
+    applied = await _applied(connection)
+    if all(applied.get(migration.version) == migration.checksum for migration in known):
+        return []
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS agentdb_migration ("
+            " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        applied = await _applied(connection)
+        missing = [migration for migration in known if migration.version not in applied]
+        for migration in known:
+            if applied.get(migration.version, migration.checksum) != migration.checksum:
+                raise ConfigurationError(
+                    f"Migration {migration.version:04} was applied in another form than this version ships.",
+                    hint="Use the version of agentdb-mcp that made the control database, or restore a backup.",
+                )
+        for migration in missing:
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO agentdb_migration (version, name, checksum) VALUES ($1, $2, $3)",
+                migration.version,
+                migration.name,
+                migration.checksum,
+            )
+    return missing
+
+
+async def pending(connection: asyncpg.Connection) -> list[Migration]:
+    """What `apply` would do."""
+    applied = await _applied(connection)
+    return [migration for migration in all_migrations() if migration.version not in applied]
+
+
+async def _applied(connection: asyncpg.Connection) -> dict[int, str]:
+    if await connection.fetchval("SELECT to_regclass('agentdb_migration')") is None:
+        return {}
+    rows = await connection.fetch("SELECT version, checksum FROM agentdb_migration")
+    return {row["version"]: row["checksum"] for row in rows}

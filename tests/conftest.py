@@ -1,0 +1,51 @@
+"""One real Postgres a test process; databases of their own for tests that change things."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.models import Secret
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
+    async with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres.uri().reveal())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def empty_database(postgres: EmbeddedPostgres, superuser: asyncpg.Connection) -> AsyncIterator[Secret]:
+    """The superuser's URI of a database that nothing has touched."""
+    name = f"test_{secrets.token_hex(6)}"
+    await superuser.execute(f"CREATE DATABASE {name}")
+    yield postgres.uri(name)
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def project_uri(postgres: EmbeddedPostgres, superuser: asyncpg.Connection) -> AsyncIterator[Secret]:
+    """The URI of an admin who owns a database, with what Neon gives such a role and no more."""
+    name = f"project_{secrets.token_hex(6)}"
+    password = secrets.token_urlsafe(18)
+    await superuser.execute(f"CREATE ROLE {name} LOGIN CREATEROLE CREATEDB BYPASSRLS PASSWORD '{password}'")
+    await superuser.execute(f"GRANT pg_signal_backend, pg_monitor TO {name}")
+    await superuser.execute(f"CREATE DATABASE {name} OWNER {name}")
+    yield Secret(f"postgresql://{name}:{password}@127.0.0.1:{postgres.port}/{name}")
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,205 @@
+"""Contained sessions on a real Postgres, with the gate left out: the walls alone."""
+
+from __future__ import annotations
+
+import anyio
+import asyncpg
+import pytest
+
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, InvalidArgument, SqlError, StatementTimeout
+from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement
+from agentdb_mcp.models import DatabaseTarget, Limits, Result, Secret
+
+LIMITS = Limits(timeout_s=5, max_rows=100, max_bytes=100_000)
+
+
+async def run(
+    pools: Pools, target: DatabaseTarget, *sqls: str, read_only: bool = False, limits: Limits = LIMITS
+) -> list[Result]:
+    return await pools.run(target, Call([Statement(sql) for sql in sqls], limits, read_only=read_only))
+
+
+async def rows(pools: Pools, target: DatabaseTarget, sql: str, **options: bool) -> list[list[object]]:
+    return (await run(pools, target, sql, **options))[0].rows
+
+
+async def test_an_agent_makes_and_reads_its_own_tables(pools: Pools, agent_database: DatabaseTarget) -> None:
+    await run(pools, agent_database, "CREATE TABLE notes (id int PRIMARY KEY, body text)")
+    (inserted,) = await run(pools, agent_database, "INSERT INTO notes VALUES (1, 'a'), (2, 'b') RETURNING id")
+    assert inserted.rows == [[1], [2]]
+    assert inserted.command_tag == "INSERT 0 2"
+    assert await rows(pools, agent_database, "SELECT * FROM notes ORDER BY id", read_only=True) == [[1, "a"], [2, "b"]]
+
+
+async def test_a_transaction_takes_effect_as_a_whole_or_not_at_all(
+    pools: Pools, agent_database: DatabaseTarget
+) -> None:
+    await run(pools, agent_database, "CREATE TABLE t (i int)")
+    with pytest.raises(SqlError, match="Statement 2 of 2"):
+        await run(pools, agent_database, "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (1/0)")
+    assert await rows(pools, agent_database, "SELECT * FROM t") == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SET TRANSACTION READ WRITE", "SELECT set_config('transaction_read_only', 'off', true)", "CREATE TABLE x (i int)"],
+)
+async def test_nothing_lifts_a_read_only_transaction(pools: Pools, agent_database: DatabaseTarget, sql: str) -> None:
+    with pytest.raises(SqlError):
+        await run(pools, agent_database, sql, "CREATE TABLE lifted (i int)", read_only=True)
+    assert await rows(pools, agent_database, "SELECT to_regclass('lifted')") == [[None]]
+
+
+async def test_postgres_itself_refuses_a_second_statement_in_a_text(
+    pools: Pools, agent_database: DatabaseTarget
+) -> None:
+    with pytest.raises(SqlError) as caught:
+        await run(pools, agent_database, "SELECT 1; CREATE TABLE second (i int)")
+    assert caught.value.sqlstate == "42601"
+
+
+@pytest.mark.parametrize("sql", ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN"])
+async def test_a_statement_that_ends_its_transaction_ends_the_session(
+    pools: Pools, agent_database: DatabaseTarget, sql: str
+) -> None:
+    with pytest.raises(AgentDBError):
+        await run(pools, agent_database, "SELECT 1", sql, "CREATE TABLE after_it (i int)")
+    assert await rows(pools, agent_database, "SELECT to_regclass('after_it')") == [[None]]
+
+
+@pytest.mark.parametrize(
+    ("leave", "look", "clean"),
+    [
+        ("SET search_path = nowhere", "SHOW search_path", "public"),
+        ("SET statement_timeout = 0", "SHOW statement_timeout", "5s"),
+        ("CREATE TEMP TABLE left_over (i int)", "SELECT to_regclass('pg_temp.left_over')", None),
+        ("PREPARE left_over AS SELECT 1", "SELECT count(*)::int FROM pg_prepared_statements WHERE name <> ''", 0),
+        ("SELECT pg_advisory_lock(7)", "SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory'", 0),
+        ("LISTEN left_over", "SELECT count(*)::int FROM pg_listening_channels()", 0),
+        ("SET ROLE NONE", "SELECT (current_user = session_user)::text", "true"),
+        ("SET client_min_messages = debug5", "SHOW client_min_messages", "error"),
+    ],
+)
+async def test_nothing_of_a_session_outlives_its_call(
+    project_uri: Secret, agent_database: DatabaseTarget, leave: str, look: str, clean: object
+) -> None:
+    pools = Pools(PoolSettings(size=1))
+    try:
+        await run(pools, agent_database, leave)
+        assert await rows(pools, agent_database, look) == [[clean]]
+    finally:
+        await pools.close()
+
+
+async def test_the_agents_role_cannot_log_in_between_openings(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
+) -> None:
+    await run(pools, agent_database, "ALTER ROLE CURRENT_USER PASSWORD 'owned-by-me'")
+    role = agent_database.role
+    assert await superuser.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", role) is False
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await asyncpg.connect(agent_database.uri.reveal(), user=role, password="owned-by-me")
+
+
+async def test_what_a_role_set_for_itself_does_not_reach_the_next_login(
+    agent_database: DatabaseTarget,
+) -> None:
+    first = Pools(PoolSettings())
+    await run(first, agent_database, "ALTER ROLE CURRENT_USER SET local_preload_libraries = 'nonsense'")
+    await run(first, agent_database, "ALTER ROLE CURRENT_USER SET search_path = evil")
+    await first.close()
+    second = Pools(PoolSettings())
+    try:
+        assert await rows(second, agent_database, "SHOW search_path") == [["public"]]
+    finally:
+        await second.close()
+
+
+async def test_many_callers_share_a_few_sessions(pools: Pools, agent_database: DatabaseTarget) -> None:
+    answers: list[object] = []
+
+    async def one(number: int) -> None:
+        answers.extend(await rows(pools, agent_database, f"SELECT {number}"))
+
+    async with anyio.create_task_group() as group:
+        for number in range(40):
+            group.start_soon(one, number)
+    assert sorted(answers) == [[number] for number in range(40)]
+
+
+async def test_two_processes_worth_of_pools_open_one_database_at_once(agent_database: DatabaseTarget) -> None:
+    several = [Pools(PoolSettings()) for _ in range(3)]
+    async with anyio.create_task_group() as group:
+        for pools in several:
+            group.start_soon(rows, pools, agent_database, "SELECT 1")
+    for pools in several:
+        await pools.close()
+
+
+async def test_a_statement_past_its_limit_is_cancelled(pools: Pools, agent_database: DatabaseTarget) -> None:
+    with pytest.raises(StatementTimeout):
+        await run(pools, agent_database, "SELECT pg_sleep(60)", limits=Limits(0.2, 10, 1000))
+    assert await rows(pools, agent_database, "SELECT 1") == [[1]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DO $$BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END$$",
+        "COPY pg_class FROM STDIN",
+    ],
+    ids=["catches its cancellation", "copies in"],
+)
+async def test_the_watchdog_ends_what_does_not_listen(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection, sql: str
+) -> None:
+    with pytest.raises(AgentDBError):
+        await run(pools, agent_database, sql, limits=Limits(0.2, 10, 1000))
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'"
+    assert await superuser.fetchval(alive, agent_database.role) == 0
+    assert await rows(pools, agent_database, "SELECT 1") == [[1]]
+
+
+async def test_a_caller_who_goes_away_takes_the_statement_along(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
+) -> None:
+    with anyio.move_on_after(0.3):
+        await run(pools, agent_database, "SELECT pg_sleep(60)", limits=Limits(60, 10, 1000))
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'"
+    assert await superuser.fetchval(alive, agent_database.role) == 0
+
+
+async def test_rows_past_the_limit_are_not_read(pools: Pools, agent_database: DatabaseTarget) -> None:
+    (by_rows,) = await run(pools, agent_database, "SELECT generate_series(1, 1000)", limits=Limits(5, 10, 10**6))
+    assert by_rows.truncated
+    assert len(by_rows.rows) == 10
+    (by_bytes,) = await run(
+        pools, agent_database, "SELECT repeat('x', 100) FROM generate_series(1, 50)", limits=Limits(5, 100, 1000)
+    )
+    assert by_bytes.truncated
+    assert 0 < len(by_bytes.rows) <= 10
+
+
+async def test_the_number_of_parameters_is_checked(pools: Pools, agent_database: DatabaseTarget) -> None:
+    call = Call([Statement("SELECT $1::int + $2::int", [1])], LIMITS)
+    with pytest.raises(InvalidArgument, match="takes 2 parameters"):
+        await pools.run(agent_database, call)
+
+
+async def test_one_agent_cannot_reach_anothers_database(
+    pools: Pools, agent_database: DatabaseTarget, postgres: object, superuser: asyncpg.Connection
+) -> None:
+    others = await superuser.fetch("SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0'")
+    own = agent_database.uri.reveal().rsplit("/", 1)[1]
+    for (name,) in others:
+        (answer,) = await rows(pools, agent_database, f"SELECT has_database_privilege('{name}', 'CREATE')::text")
+        assert answer == ["true" if name == own else "false"]
+
+
+async def test_an_error_names_no_address_and_no_login() -> None:
+    pools = Pools(PoolSettings())
+    target = DatabaseTarget("gone", Secret("postgresql://somebody:hidden@127.0.0.1:1/nowhere"))
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await run(pools, target, "SELECT 1")
+    await pools.close()
+    assert not any(word in str(caught.value.as_dict()) for word in ("somebody", "hidden", "127.0.0.1", "nowhere"))
