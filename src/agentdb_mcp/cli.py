@@ -33,6 +33,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[Path | None, typer.Option(help="Keep the data here; made when missing.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from agentdb_mcp import __version__
+
+        print(f"agentdb-mcp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """A Postgres database for every AI agent, over MCP."""
+
+
 def main() -> None:
     """Run a command; turn an error into one line."""
     try:

@@ -34,13 +34,11 @@ class Meter:
         """Micro-cents noted and not taken."""
         return self._pending.get(key, 0)
 
-    def take(self) -> dict[object, int]:
-        """All that is pending, once: what the caller then stores."""
-        taken = {key: cost for key, cost in self._pending.items() if cost}
-        self._pending.clear()
-        return taken
+    def unsettled(self) -> dict[object, int]:
+        """All that is pending; it stays so until it is settled."""
+        return {key: cost for key, cost in self._pending.items() if cost}
 
-    def put_back(self, costs: dict[object, int]) -> None:
-        """Return what could not be stored."""
+    def settle(self, costs: dict[object, int]) -> None:
+        """Forget what was stored."""
         for key, cost in costs.items():
-            self._pending[key] = self._pending.get(key, 0) + cost
+            self._pending[key] = self._pending.get(key, 0) - cost

@@ -25,6 +25,7 @@ from agentdb_mcp.neon_emulator.state import (
     finish_operations,
     insert,
     of_project,
+    project_exists,
     select,
 )
 
@@ -67,7 +68,8 @@ class Projects:
 
     async def create(self, wanted: NewProject) -> Created:
         """Row first, then role, then database: whatever is left of a killed create, `recover` finds by its row."""
-        project_id = new_id()
+        while await project_exists(self.pool, project_id := new_id()):
+            pass  # undoing must never find another project under this identifier
         try:
             return await self._create(project_id, wanted)
         except BaseException:

@@ -7,11 +7,13 @@ own meter sees, so a statement is judged without a query.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import anyio
+
 from agentdb_mcp.costs import MICROCENTS_PER_CENT, Meter, period_end, state_of
-from agentdb_mcp.errors import AgentDBError, InvalidArgument
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import BudgetReport, BudgetState, DatabaseCost, Scope
 from agentdb_mcp.policy import Policy
@@ -41,6 +43,8 @@ class Usage:
         self._budgets = budgets
         self._identity = identity
         self._snapshots: dict[str, _Snapshot] = {}
+        self._reading: dict[str, anyio.Lock] = {}
+        self._storing = anyio.Lock()
 
     def note(self, scope: Scope, row_id: str, start: float, end: float) -> None:
         """One use of a database, on the monotonic clock."""
@@ -48,11 +52,25 @@ class Usage:
 
     async def state(self, user_id: str) -> tuple[BudgetState, BudgetReport]:
         """What the user's next statement is judged by."""
-        snapshot = self._snapshots.get(user_id)
-        if snapshot is None or time.monotonic() - snapshot.read_at > REFRESH_S:
-            snapshot = await self._read(user_id)
+        snapshot = await self._fresh(user_id)
         used = snapshot.report.used_microcents + sum(self._meter.pending(key) for key in snapshot.keys)
         return self._state(used, snapshot.report.limit_microcents), snapshot.report
+
+    async def _fresh(self, user_id: str) -> _Snapshot:
+        """A snapshot of the last second; the last one there is while it is being read, or cannot be."""
+        lock = self._reading.setdefault(user_id, anyio.Lock())
+        known = self._snapshots.get(user_id)
+        if known is not None and (lock.locked() or time.monotonic() - known.read_at <= REFRESH_S):
+            return known
+        async with lock:
+            try:
+                return await self._read(user_id)
+            except DatabaseUnavailable as error:
+                if known is None:
+                    raise
+                log.warning("budget not refreshed", code=error.code)
+                self._snapshots[user_id] = replace(known, read_at=time.monotonic())
+                return known
 
     async def report(self, user_id: str) -> BudgetReport:
         """The month as it stands now, database by database."""
@@ -82,16 +100,16 @@ class Usage:
 
     async def flush(self) -> None:
         """Store what the meter noted; on failure it stays noted."""
-        costs = self._meter.take()
-        if not costs:
-            return
-        try:
-            await self._databases.add_costs(costs)  # type: ignore[arg-type]
-        except BaseException as error:
-            self._meter.put_back(costs)
-            if not isinstance(error, AgentDBError):
-                raise
-            log.warning("metered costs not stored yet", code=error.code)
+        async with self._storing:
+            costs = self._meter.unsettled()
+            if not costs:
+                return
+            try:
+                await self._databases.add_costs(costs)  # type: ignore[arg-type]
+            except AgentDBError as error:
+                log.warning("metered costs not stored yet", code=error.code)
+            else:
+                self._meter.settle(costs)
 
     async def _read(self, user_id: str) -> _Snapshot:
         await self.flush()
