@@ -45,7 +45,7 @@ class Story:
 
     def chapter(self, title: str) -> None:
         if not self.as_json:
-            self.console.print(f"\n[bold]{title}[/bold]")
+            self.console.print(f"\n[bold]{title}[/bold]", highlight=False, soft_wrap=True)
 
     def step(self, who: str, did: str, answer: str, **fields: object) -> None:
         self.steps += 1

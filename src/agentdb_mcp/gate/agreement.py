@@ -21,7 +21,7 @@ def parser_steps(tokens: Iterable[Token]) -> int:
             depth -= 1
         elif token.kind == "word" and token.text in ("join", "on", "using"):
             joins = max(0, joins + (1 if token.text == "join" else -1))
-        steps += 1 << max(0, min(depth + joins - 2, _DEEPEST_WEIGHT))
+        steps += 1 << max(0, min(depth + joins - 1, _DEEPEST_WEIGHT))
     return steps
 
 

@@ -27,7 +27,7 @@ logging.getLogger("sqlglot").disabled = True
 
 _CACHED_CHARACTERS = 16_384
 _MOST_NAMES = 64
-_MOST_PARSER_STEPS = 10_000
+_MOST_PARSER_STEPS = 8_000
 
 # What a parser in trouble raises besides its own errors, RecursionError among them.
 _PARSER_FAULTS = (

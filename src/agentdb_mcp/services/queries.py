@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import anyio.to_thread
 
 from agentdb_mcp import gate
+from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, DatabaseUnavailable, InvalidArgument, StatementRefused
 from agentdb_mcp.execution import Call, Pools, Statement
 from agentdb_mcp.models import BudgetReport, BudgetState, Decision, Limits, Result, Scope, StatementFacts, Tenant
@@ -123,8 +124,8 @@ def _refusal(decision: Decision, report: BudgetReport | None) -> AgentDBError:
 def _until(report: BudgetReport | None) -> str:
     if report is None:
         return ""
-    used, limit = report.used_microcents / 1e8, report.limit_microcents / 1e8
-    return f"Used ${used:.2f} of ${limit:.2f}; the period ends {report.period_end}."
+    used, limit = report.used_microcents // MICROCENTS_PER_CENT, report.limit_microcents // MICROCENTS_PER_CENT
+    return f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {report.period_end}."
 
 
 def _note(state: BudgetState, report: BudgetReport | None) -> str | None:
