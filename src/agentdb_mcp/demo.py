@@ -205,18 +205,14 @@ async def _shared_database(research: Agent, support: Agent) -> None:
 async def _walls(support: Agent) -> None:
     support.story.chapter("One agent tries to leave its walls")
     await support.refused("reads the other agent's table", "execute_sql", "sql_error", sql="SELECT * FROM papers")
-    databases = await support.call(
-        "looks which databases it may connect to",
-        "execute_sql",
-        lambda answer: answer["row_count"] == 1,
-        sql="SELECT datname FROM pg_database WHERE datallowconn AND has_database_privilege(datname, 'CONNECT')",
+    await support.refused(
+        "looks who else is on the server", "execute_sql", "sql_error", sql="SELECT rolname FROM pg_roles"
     )
-    own = databases["rows"][0][0]
     await support.refused(
         "opens a link to another database",
         "execute_sql",
         "statement_refused",
-        sql=f"SELECT dblink_connect('dbname={own} user=postgres')",
+        sql="SELECT dblink_connect('dbname=postgres user=postgres')",
     )
     await support.refused(
         "gives itself a password", "execute_sql", "statement_refused", sql="ALTER ROLE CURRENT_USER PASSWORD 'mine'"

@@ -6,7 +6,14 @@ import anyio
 import asyncpg
 import pytest
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, InvalidArgument, SqlError, StatementTimeout
+from agentdb_mcp.errors import (
+    AgentDBError,
+    DatabaseUnavailable,
+    InvalidArgument,
+    ResultTooLarge,
+    SqlError,
+    StatementTimeout,
+)
 from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement
 from agentdb_mcp.models import DatabaseTarget, Limits, Result, Secret
 
@@ -70,7 +77,7 @@ async def test_a_statement_that_ends_its_transaction_ends_the_session(
 @pytest.mark.parametrize(
     ("leave", "look", "clean"),
     [
-        ("SET search_path = nowhere", "SHOW search_path", "public"),
+        ("SET search_path = nowhere", "SHOW search_path", "public, pg_temp"),
         ("SET statement_timeout = 0", "SHOW statement_timeout", "5s"),
         ("CREATE TEMP TABLE left_over (i int)", "SELECT to_regclass('pg_temp.left_over')", None),
         ("PREPARE left_over AS SELECT 1", "SELECT count(*)::int FROM pg_prepared_statements WHERE name <> ''", 0),
@@ -110,7 +117,7 @@ async def test_what_a_role_set_for_itself_does_not_reach_the_next_login(
     await first.close()
     second = Pools(PoolSettings())
     try:
-        assert await rows(second, agent_database, "SHOW search_path") == [["public"]]
+        assert await rows(second, agent_database, "SHOW search_path") == [["public, pg_temp"]]
     finally:
         await second.close()
 
@@ -203,3 +210,24 @@ async def test_an_error_names_no_address_and_no_login() -> None:
         await run(pools, target, "SELECT 1")
     await pools.close()
     assert not any(word in str(caught.value.as_dict()) for word in ("somebody", "hidden", "127.0.0.1", "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT repeat('x', 300000000)",
+        "SELECT repeat('x', 1000000) FROM generate_series(1, 90)",
+        "DO $$BEGIN RAISE EXCEPTION '%', repeat('x', 100000000); END$$",
+        "SELECT repeat('x', 100000000)::int",
+        "SELECT repeat('x', 200000)",
+    ],
+    ids=["one huge value", "many wide rows", "huge error text", "huge error of a cast", "one row past the limit"],
+)
+async def test_an_answer_past_its_bytes_ends_in_one_error(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection, sql: str
+) -> None:
+    with pytest.raises(ResultTooLarge):
+        await run(pools, agent_database, sql)
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'"
+    assert await superuser.fetchval(alive, agent_database.role) == 0
+    assert await rows(pools, agent_database, "SELECT 1") == [[1]]

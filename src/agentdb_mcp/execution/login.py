@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 import anyio
 import asyncpg
 
+from agentdb_mcp.execution import guard
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.wire import speak_text
 from agentdb_mcp.models import DatabaseTarget
 
@@ -36,7 +38,7 @@ COMMON_SETTINGS = {
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
-    "lock_timeout": "10s",
+    "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "60s",
 }
 # Start-up parameters outrank whatever a role set for itself. The path is for our own catalog reads and the
@@ -58,7 +60,7 @@ ADMIN_SETTINGS = {
 }
 
 
-async def open_session(target: DatabaseTarget, **driver: object) -> asyncpg.Connection:
+async def open_session(target: DatabaseTarget, **driver: object) -> GuardedConnection:
     """A new connection that runs as the agent. Raises DatabaseUnavailable."""
     try:
         with anyio.fail_after(CONNECT_TIMEOUT_S):
@@ -68,44 +70,45 @@ async def open_session(target: DatabaseTarget, **driver: object) -> asyncpg.Conn
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise connection_error(error) from None
     speak_text(connection)
+    guard.install(connection)
     return connection
 
 
-async def _open_plain(target: DatabaseTarget, driver: dict[str, object]) -> asyncpg.Connection:
-    return await asyncpg.connect(target.uri.reveal(), server_settings=COMMON_SETTINGS, statement_cache_size=0, **driver)
+async def _open_plain(target: DatabaseTarget, driver: dict[str, object]) -> GuardedConnection:
+    return await _connect(target, COMMON_SETTINGS, driver)
 
 
-async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, object]) -> asyncpg.Connection:
+async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, object]) -> GuardedConnection:
     password = secrets.token_urlsafe(24)
-    connection: asyncpg.Connection | None = None
+    connection: GuardedConnection | None = None
     async with admin_connection(target) as admin:
         await admin.execute("SELECT pg_catalog.pg_advisory_lock($1)", OPENING_LOCK)
-        opened_at = await _unseal(admin, role, password)
+        now: datetime
+        now, database = await admin.fetchrow("SELECT pg_catalog.clock_timestamp(), pg_catalog.current_database()")
         try:
-            connection = await asyncpg.connect(
-                target.uri.reveal(),
-                user=role,
-                password=password,
-                server_settings=SEALED_SETTINGS,
-                statement_cache_size=0,
-                **driver,
-            )
+            await admin.execute(_unseal_sql(quote(role), quote(database), password, now + timedelta(seconds=30)))
+            connection = await _connect(target, SEALED_SETTINGS, driver | {"user": role, "password": password})
         finally:
             with anyio.CancelScope(shield=True), anyio.fail_after(REAP_TIMEOUT_S, shield=True):
-                await _seal(admin, role, opened_at, connection)
+                await _seal(admin, role, now, connection)
     return connection
 
 
-async def _unseal(admin: asyncpg.Connection, role: str, password: str) -> datetime:
-    """Let the role in for half a minute, with nothing that it set for itself; the moment, by the server's clock."""
-    now: datetime
-    now, database = await admin.fetchrow("SELECT pg_catalog.clock_timestamp(), pg_catalog.current_database()")
-    until = now + timedelta(seconds=30)
-    await admin.execute(
-        f"ALTER ROLE {quote(role)} RESET ALL; ALTER ROLE {quote(role)} IN DATABASE {quote(database)} RESET ALL;"
-        f" ALTER ROLE {quote(role)} LOGIN PASSWORD '{password}' VALID UNTIL '{until.isoformat()}'"
+async def _connect(
+    target: DatabaseTarget, server_settings: dict[str, str], driver: dict[str, object]
+) -> GuardedConnection:
+    connection: GuardedConnection = await asyncpg.connect(
+        target.uri.reveal(), server_settings=server_settings, statement_cache_size=0, **driver
     )
-    return now
+    return connection
+
+
+def _unseal_sql(role: str, database: str, password: str, until: datetime) -> str:
+    """Let the role in until then, with nothing that it set for itself."""
+    return (
+        f"ALTER ROLE {role} RESET ALL; ALTER ROLE {role} IN DATABASE {database} RESET ALL;"
+        f" ALTER ROLE {role} LOGIN PASSWORD '{password}' VALID UNTIL '{until.isoformat()}'"
+    )
 
 
 async def _seal(
@@ -115,7 +118,7 @@ async def _seal(
     try:
         await admin.execute(f"ALTER ROLE {quote(role)} NOLOGIN")
         await admin.execute(
-            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a"
+            "SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a"
             " WHERE a.usename = $1 AND a.pid <> $2"
             " AND a.backend_start >= $3"
             " AND a.backend_type = 'client backend'",
@@ -150,7 +153,7 @@ async def reap(target: DatabaseTarget, pid: int) -> None:
     role = target.role or urlsplit(target.uri.reveal()).username
     async with admin_connection(target) as admin:
         await admin.execute(
-            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a"
+            "SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a"
             " WHERE a.pid = $1 AND a.usename = $2",
             pid,
             role,

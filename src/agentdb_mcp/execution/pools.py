@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import asyncpg
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, StatementTimeout
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.login import REAP_TIMEOUT_S, open_session, reap
-from agentdb_mcp.execution.session import BrokenSession, Call, run_call
+from agentdb_mcp.execution.session import BrokenSession, Call, StaleSession, run_call
 from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import DatabaseTarget, Result
@@ -39,12 +41,27 @@ class DatabasePool:
         self._types: dict[int, TypeInfo] = dict(BUILTIN_TYPES)
 
     async def run(self, call: Call) -> list[Result]:
-        """Run one call; whatever happens, the session is clean afterwards or gone."""
-        connection = await self._acquire()
+        """Run one call, on a fresh connection if an idle one turns out to be dead."""
+        last: AgentDBError = DatabaseUnavailable("The database cannot be reached.", retryable=True)
+        for _ in range(self._settings.size + 1):
+            try:
+                return await self._run_once(call)
+            except StaleSession as stale:
+                log.debug("an idle connection had died", reason=stale.error.code)
+                last = stale.error
+        raise last
+
+    async def _run_once(self, call: Call) -> list[Result]:
+        """Whatever happens, the session is clean afterwards or gone."""
+        borrowed = await self._acquire()
+        session: GuardedConnection = borrowed._con  # noqa: SLF001  (the proxy answers nothing once it is broken)
+        pid = session.get_server_pid()
         clean = False
         try:
-            results = await self._within_deadline(connection, call)
+            results = await self._within_deadline(session, call)
             clean = True
+        except StaleSession:
+            raise
         except BrokenSession as broken:
             raise broken.error from None
         except AgentDBError:
@@ -54,34 +71,30 @@ class DatabasePool:
             raise connection_error(error) from None
         finally:
             with anyio.CancelScope(shield=True):
-                await self._give_back(connection, clean=clean)
+                if not clean:
+                    session.terminate()
+                    await self._reap(pid)
+                await self._pool.release(borrowed)
         return results
 
-    async def _acquire(self) -> asyncpg.Connection:
+    async def _acquire(self) -> Any:  # noqa: ANN401  (asyncpg's proxy)
         try:
             with anyio.fail_after(self._settings.acquire_timeout_s):
                 return await self._pool.acquire()
         except CONNECTION_ERRORS as error:
             raise connection_error(error) from None
 
-    async def _within_deadline(self, connection: asyncpg.Connection, call: Call) -> list[Result]:
+    async def _within_deadline(self, session: GuardedConnection, call: Call) -> list[Result]:
         """Postgres ends a statement at its limit; this ends what does not listen (and COPY, which hangs)."""
         deadline = call.limits.timeout_s * len(call.statements) + self._settings.grace_s
         with anyio.move_on_after(deadline):
-            return await run_call(connection._con, call, self._types, sealed=self._target.role is not None)  # noqa: SLF001
+            return await run_call(session, call, self._types, sealed=self._target.role is not None)
         raise BrokenSession(
             StatementTimeout(
                 f"The call did not end within {deadline:g} s and was terminated.",
                 hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
             )
         )
-
-    async def _give_back(self, connection: asyncpg.Connection, *, clean: bool) -> None:
-        if not clean and not connection.is_closed():
-            pid = connection.get_server_pid()
-            connection.terminate()
-            await self._reap(pid)
-        await self._pool.release(connection)
 
     async def _reap(self, pid: int) -> None:
         try:
@@ -122,6 +135,7 @@ class Pools:
                 max_size=self._settings.size,
                 max_inactive_connection_lifetime=self._settings.idle_s,
                 connect=_opener(target),
+                connection_class=GuardedConnection,
                 reset=_no_reset,
             )
             await pool  # opens nothing yet: min_size is 0

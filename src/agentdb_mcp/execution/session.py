@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, StatementRefused
+from agentdb_mcp.errors import AgentDBError, ResultTooLarge, StatementRefused
 from agentdb_mcp.execution import wire
-from agentdb_mcp.execution.errors import statement_error
+from agentdb_mcp.execution.errors import connection_error, statement_error
+from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import TypeInfo
 from agentdb_mcp.models import Limits, Result
 
@@ -28,8 +29,10 @@ RESET = (
 TRANSACTION_TAGS = frozenset(
     {"BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "PREPARE TRANSACTION", "COMMIT PREPARED", "ROLLBACK PREPARED"}
 )
+# Bytes that a call may receive: rows in Postgres's own form, notices and errors included.
+RECEIVE_FACTOR, RECEIVE_SLACK = 4, 1_000_000
 CATALOG_PATH = "pg_catalog, pg_temp"
-AGENT_PATH = "public"
+AGENT_PATH = "public, pg_temp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +61,26 @@ class BrokenSession(Exception):
         self.error = error
 
 
+class StaleSession(BrokenSession):
+    """As BrokenSession, and nothing of the caller's has reached the server: a fresh connection may run the call."""
+
+
 async def run_call(
-    connection: asyncpg.Connection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool
+    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool
 ) -> list[Result]:
     """Run the call; all or nothing. Raises AgentDBError after a clean reset, BrokenSession otherwise."""
     results: list[Result] = []
+    connection.guard.begin(RECEIVE_FACTOR * call.limits.max_bytes + RECEIVE_SLACK)
+    await _begin(connection, call, sealed=sealed)
     try:
         for statement in call.statements:
-            await connection.execute(_preamble(call, sealed=sealed, first=statement is call.statements[0]))
+            if results:
+                await connection.execute(_limit(call))
             results.append(await _run_statement(connection, statement, call.limits, catalog))
         await connection.execute(("ROLLBACK; " if call.read_only else "COMMIT; ") + RESET)
     except (asyncpg.PostgresError, AgentDBError) as error:
+        if connection.guard.exceeded:
+            raise BrokenSession(_too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
         if len(call.statements) > 1:
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
@@ -77,16 +89,20 @@ async def run_call(
     return results
 
 
-def _preamble(call: Call, *, sealed: bool, first: bool) -> str:
-    """Begin (or go on) with fresh limits. The last SELECT takes the snapshot: nothing lifts READ ONLY after it."""
-    parts = [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}"] if first else []
-    parts.append(f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}")
-    if call.catalog:
-        parts.append(f"SET LOCAL search_path = {CATALOG_PATH}")
-    elif sealed and first:
-        parts.append(f"SET LOCAL search_path = {AGENT_PATH}")
-    parts.append("SELECT 1")
-    return "; ".join(parts)
+async def _begin(connection: GuardedConnection, call: Call, *, sealed: bool) -> None:
+    """The preamble. A connection that died while it was idle shows here, before anything of the caller's was sent."""
+    parts = [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}"]
+    if call.catalog or sealed:
+        parts.append(f"SET LOCAL search_path = {CATALOG_PATH if call.catalog else AGENT_PATH}")
+    try:
+        await connection.execute("; ".join([*parts, _limit(call)]))
+    except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+        raise StaleSession(connection_error(error)) from None
+
+
+def _limit(call: Call) -> str:
+    """A fresh time limit before each statement. The SELECT takes the snapshot: nothing lifts READ ONLY after it."""
+    return f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}; SELECT 1"
 
 
 async def _run_statement(
@@ -109,6 +125,13 @@ async def _run_statement(
             )
         )
     return replace(result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
+
+
+def _too_large() -> ResultTooLarge:
+    return ResultTooLarge(
+        "The answer is larger than a call may receive; the statement was ended.",
+        hint="Select fewer columns or rows, cut long values with left() or substring(), or aggregate.",
+    )
 
 
 async def _reset(connection: asyncpg.Connection, error: AgentDBError) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 from asyncpg.protocol import protocol as asyncpg_protocol
 
-from agentdb_mcp.errors import InvalidArgument
+from agentdb_mcp.errors import InvalidArgument, ResultTooLarge
 from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
 from agentdb_mcp.execution.values import decoder, encode
 from agentdb_mcp.models import Column, Result
@@ -53,6 +53,7 @@ async def run(
 
     `catalog` remembers the types met in this database; `duration_ms` is the caller's to fill in.
     """
+    _check_text(sql)
     statement = await _prepare(connection, sql)
     parameter_oids = [parameter.oid for parameter in statement._get_parameters()]
     columns = [(column.name, column.type.oid) for column in statement._get_attributes()]
@@ -62,6 +63,16 @@ async def run(
     arguments = _encode_all(params, parameter_oids, catalog)
     rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", max_rows, True, None)
     return _result(_Answer(columns, rows, (tag or b"").decode(), bool(complete)), max_bytes, catalog)
+
+
+def _check_text(sql: str) -> None:
+    """What the protocol cannot carry would cost the connection."""
+    if "\0" in sql:
+        raise InvalidArgument("The SQL holds a NUL byte, which Postgres text cannot.", hint="Remove it.")
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("The SQL is not valid Unicode: it holds half of a surrogate pair.") from None
 
 
 async def _prepare(connection: asyncpg.Connection, sql: str) -> Any:  # noqa: ANN401
@@ -110,7 +121,12 @@ def _result(answer: _Answer, max_bytes: int, catalog: dict[int, TypeInfo]) -> Re
     truncated = not answer.complete
     for record in answer.rows:
         size += sum(len(text) for text in record if text is not None) + 4 * len(record)
-        if size > max_bytes and rows:
+        if size > max_bytes:
+            if not rows:
+                raise ResultTooLarge(
+                    f"One row is larger than the {max_bytes:,} bytes that an answer may have.",
+                    hint="Select fewer columns, or cut long values with left() or substring().",
+                )
             truncated = True
             break
         rows.append([text if text is None or not d else d(text) for text, d in zip(record, decoders, strict=True)])

@@ -220,6 +220,6 @@ def _read_tree(tree: exp.Expr, found: _Findings) -> None:
             found.add(Kind.WRITE, f"{node.key.upper()} inside a query")
         elif isinstance(node, exp.Lock):
             found.add(Kind.WRITE, _LOCKING)
-        elif isinstance(node, (exp.Command, exp.DDL, exp.Drop, exp.Alter)) and not isinstance(node, exp.Query):
+        elif isinstance(node, (exp.Command, exp.DDL, exp.Drop, exp.Alter)):
             found.doubt("the parser sees more than a query in it")
     found.objects = tuple(name for name in tables if name and name not in defined)

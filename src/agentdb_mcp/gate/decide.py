@@ -75,7 +75,8 @@ def decide(
     restricted = AccessMode.RESTRICTED in (mode, policy.access.mode)
     never = _refused(facts.kinds, policy.statements.of(BudgetState.OK), in_transaction)
     if never is not None:
-        return _refuse(facts, never, _BECAUSE.get(never, "which the policy does not allow"))
+        by_policy = never not in _BECAUSE or (never is Kind.SESSION and in_transaction)
+        return _refuse(facts, never, "which the policy does not allow" if by_policy else _BECAUSE[never])
     beyond = _refused(facts.kinds, _RESTRICTED, in_transaction) if restricted else None
     if beyond is not None:
         return _refuse(facts, beyond, "which is not possible: access is read-only")
@@ -126,8 +127,10 @@ def _one_mode(statements: Iterable[StatementFacts], decisions: Iterable[Decision
 def _refused(kinds: frozenset[Kind], rules: StateRules, in_transaction: bool) -> Kind | None:
     """The worst kind that the rules do not allow; a DROP is a schema change only where RECLAIM is not allowed."""
     left = set(kinds)
-    if Kind.RECLAIM in left:
-        left -= {Kind.SCHEMA, Kind.RECLAIM} if Kind.RECLAIM in rules.allow else {Kind.RECLAIM}
+    if Kind.RECLAIM in rules.allow & left:
+        left -= {Kind.SCHEMA, Kind.RECLAIM}
+    elif Kind.SCHEMA in left:
+        left.discard(Kind.RECLAIM)
     if rules.unknown is not UnknownRule.REFUSE:
         left.discard(Kind.UNKNOWN)
     left -= rules.allow if in_transaction else rules.allow - {Kind.SESSION}

@@ -120,7 +120,7 @@ _EFFECTS: tuple[tuple[re.Pattern[str], Kind], ...] = (
         ),
         Kind.SERVER,
     ),
-    (re.compile(r"set_config|setseed|pg_(try_)?advisory_(lock|unlock).*"), Kind.SESSION),
+    (re.compile(r"set_config|pg_(try_)?advisory_(lock|unlock).*"), Kind.SESSION),
     (
         re.compile(
             r"nextval|setval|lo_(?!get$).*|lowrite|loread|pg_notify|pg_(try_)?advisory_xact_lock.*"

@@ -6,6 +6,7 @@ answer, so that no row can close it. The structured rows are not altered.
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from dataclasses import dataclass
@@ -70,8 +71,22 @@ def _result_text(answer: Result) -> str:
     count = f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}"
     head = f"{count}{', truncated' if answer.truncated else ''} ({answer.duration_ms:.0f} ms)"
     names = [column.name for column in answer.columns]
-    body = framed("\n".join([compact(names), *(compact(row) for row in answer.rows)]))
+    body = framed("\n".join([compact(names), *(compact(row) for row in _readable_rows(answer))]))
     return f"{head}\n{body}" + (f"\n{_MORE}" if answer.truncated else "")
+
+
+def _readable_rows(answer: Result) -> list[list[object]]:
+    """Rows with bytes as Postgres writes them, which is what a model writes back into SQL."""
+    places = [index for index, column in enumerate(answer.columns) if column.type == "bytea"]
+    if not places:
+        return answer.rows
+    return [
+        [
+            "\\x" + base64.b64decode(value).hex() if index in places and isinstance(value, str) else value
+            for index, value in enumerate(row)
+        ]
+        for row in answer.rows
+    ]
 
 
 def listing(key: str, rows: list[dict[str, Any]], *, empty: str) -> Rendered:

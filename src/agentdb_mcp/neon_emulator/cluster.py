@@ -20,6 +20,7 @@ import asyncpg
 
 from agentdb_mcp.neon_emulator.location import Location
 from agentdb_mcp.neon_emulator.naming import SUPER_ROLE, quoted, scram_verifier, with_suffix
+from agentdb_mcp.neon_emulator.template import TEMPLATE, make_template
 
 ATTEMPTS = 5
 TERMINATE_WAIT_MS = 5000
@@ -42,7 +43,6 @@ class Cluster:
     pool: asyncpg.Pool
     location: Location
     version: int
-    has_statement_statistics: bool
     # Concurrent changes of role catalogs fail with "tuple concurrently updated".
     roles_lock: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -69,8 +69,6 @@ class Cluster:
             await connection.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
             await connection.execute(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
             oid: int = await connection.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
-        if self.has_statement_statistics:
-            await self._add_statement_statistics(name)
         return name, oid
 
     async def _create_closed(self, connection: asyncpg.Connection, wanted: str, owner: str) -> str:
@@ -78,10 +76,10 @@ class Cluster:
         for _ in range(ATTEMPTS):
             if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
                 try:
-                    # template0: nobody can be connected to it, so any number of copies can run at once. Closed until
+                    # Nobody can be connected to the template, so any number of copies can run at once. Closed until
                     # PUBLIC has lost its rights.
                     await connection.execute(
-                        f"CREATE DATABASE {quoted(name)} TEMPLATE template0 ENCODING 'UTF8'"
+                        f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(TEMPLATE)}"
                         f" OWNER {quoted(owner)} ALLOW_CONNECTIONS false"
                     )
                 except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
@@ -90,16 +88,6 @@ class Cluster:
                     return name
             name = with_suffix(wanted)
         raise RuntimeError("no free database name found")
-
-    async def _add_statement_statistics(self, database: str) -> None:
-        """Do what Neon's admin may do by itself but takes a superuser here; the database is still untouched."""
-        connection = await self.location.connect(database)
-        try:
-            await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        except asyncpg.PostgresError as error:
-            logger.warning("pg_stat_statements could not be added to a database (SQLSTATE %s)", error.sqlstate)
-        finally:
-            await connection.close()
 
     async def disconnect(self, role_oids: Sequence[int], database_oids: Sequence[int] = ()) -> None:
         """End the sessions of these roles and those in these databases, and wait until they are gone."""
@@ -195,11 +183,8 @@ async def open_cluster(pool: asyncpg.Pool, location: Location) -> Cluster:
         own = quoted(location.own_database)
         await connection.execute(f"REVOKE ALL ON DATABASE postgres, template1, {own} FROM PUBLIC")
         await _warn_of_open_databases(connection)
-        preloaded = await connection.fetchval("SELECT current_setting('shared_preload_libraries')")
-        statistics = "pg_stat_statements" in preloaded and await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements')"
-        )
-    return Cluster(pool, location, version, bool(statistics))
+        await make_template(connection, location)
+    return Cluster(pool, location, version)
 
 
 async def _warn_of_open_databases(connection: asyncpg.Connection) -> None:

@@ -10,15 +10,34 @@ import anyio.to_thread
 
 from agentdb_mcp import gate
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
-from agentdb_mcp.errors import AgentDBError, BudgetExceeded, DatabaseUnavailable, InvalidArgument, StatementRefused
+from agentdb_mcp.errors import (
+    AgentDBError,
+    BudgetExceeded,
+    DatabaseUnavailable,
+    InvalidArgument,
+    SqlError,
+    StatementRefused,
+)
 from agentdb_mcp.execution import Call, Pools, Statement
-from agentdb_mcp.models import BudgetReport, BudgetState, Decision, Limits, Result, Scope, StatementFacts, Tenant
+from agentdb_mcp.models import (
+    AccessMode,
+    BudgetReport,
+    BudgetState,
+    Decision,
+    Kind,
+    Limits,
+    Result,
+    Scope,
+    StatementFacts,
+    Tenant,
+)
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.usage import Usage
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
+READ_ONLY_VIOLATION = "25006"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +75,13 @@ class Queries:
         if not decision.allowed:
             raise _refusal(decision, report)
         call = Call(statements, self._limits(max_rows), read_only=decision.read_only)
-        results = await self._run(tenant, database, call)
+        try:
+            results = await self._run(tenant, database, call)
+        except SqlError as error:
+            if error.sqlstate != READ_ONLY_VIOLATION or not self._may_write(database, state):
+                raise
+            # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
+            results = await self._run(tenant, database, replace(call, read_only=False))
         return Answer(results, _note(state, report))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
@@ -76,6 +101,10 @@ class Queries:
         if transaction:
             return gate.decide_transaction(facts, policy=self._policy, mode=mode, budget=state)
         return gate.decide(facts[0], policy=self._policy, mode=mode, budget=state)
+
+    def _may_write(self, database: OpenDatabase, state: BudgetState) -> bool:
+        restricted = AccessMode.RESTRICTED in (database.access_mode, self._policy.access.mode)
+        return not restricted and Kind.WRITE in self._policy.statements.of(state).allow
 
     async def _run(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
         started = time.monotonic()

@@ -1,0 +1,61 @@
+"""A bound on what one call may receive, under the driver.
+
+asyncpg buffers whole messages and all rows of a portal; a value, a notice or an error text can be a gigabyte. The
+guard sits between the transport and the driver, counts the bytes of the running call, and aborts the connection once
+they pass the budget: memory stays bounded whatever kind of message it is, and the event loop is never busy with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+
+class ReceiveGuard(asyncio.Protocol):
+    """Passes everything on to the driver's protocol until the budget is used up."""
+
+    def __init__(self, driver: asyncio.Protocol, transport: asyncio.Transport) -> None:
+        self._driver = driver
+        self._transport = transport
+        self._left: int | None = None
+        self.exceeded = False
+
+    def begin(self, budget: int | None) -> None:
+        """Start counting a call's bytes; None counts nothing."""
+        self._left = budget
+
+    def data_received(self, data: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self.exceeded = True
+                self._transport.abort()
+                return
+        self._driver.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._driver.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._driver.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._driver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._driver.resume_writing()
+
+
+class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A connection with a guard under it, once `install` put it there."""
+
+    __slots__ = ("guard",)
+    guard: ReceiveGuard
+
+
+def install(connection: GuardedConnection) -> None:
+    """Put a guard between the connection's transport and its protocol."""
+    transport: asyncio.Transport = connection._transport
+    connection.guard = ReceiveGuard(connection._protocol, transport)
+    transport.set_protocol(connection.guard)

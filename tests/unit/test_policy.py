@@ -1,0 +1,178 @@
+"""Policy files: the shipped ones, overriding them, and being told what is wrong with one."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from agentdb_mcp.errors import ConfigurationError
+from agentdb_mcp.models import AccessMode, BudgetState, Kind, Limits
+from agentdb_mcp.policy import UnknownRule, default_path, load_policy, to_microcents
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Path:
+    return tmp_path / "mine.toml"
+
+
+def refusal(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as refused:
+        load_policy(path)
+    assert refused.value.message.startswith(f"{path}: ")
+    return refused.value.message.removeprefix(f"{path}: ")
+
+
+def test_the_shipped_policy_holds_what_the_documents_promise() -> None:
+    policy = load_policy(None)
+    assert dict(policy.tiers) == {"free": 200, "paid": 2000, "enterprise": 10000}
+    budget = policy.budget
+    assert (budget.warning_percent, budget.exceeded_percent, budget.paused_percent) == (80, 100, 110)
+    assert policy.limits.for_call() == Limits(timeout_s=30, max_rows=1000, max_bytes=1_000_000)
+    assert policy.access.mode is AccessMode.UNRESTRICTED
+
+
+def test_prices_are_exact_and_dated() -> None:
+    prices = load_policy(None).prices
+    assert prices.compute_per_cu_hour == Decimal("0.106")
+    assert prices.compute_size_cu == Decimal("0.25")
+    assert isinstance(prices.date, datetime.date)
+    assert to_microcents(prices.compute_per_cu_hour) == 10_600_000
+    assert to_microcents(Decimal("0.00000001")) == 1
+
+
+def test_rules_are_found_by_state() -> None:
+    statements = load_policy(None).statements
+    assert statements.of(BudgetState.OK).unknown is UnknownRule.READ_WRITE
+    assert statements.of(BudgetState.EXCEEDED).allow == {Kind.READ, Kind.RECLAIM}
+    assert statements.of(BudgetState.PAUSED).allow == frozenset()
+
+
+def test_every_shipped_policy_loads() -> None:
+    names = {load_policy(path).name for path in default_path().parent.glob("*.toml")}
+    assert names >= {"default", "read-only"}
+
+
+def test_the_read_only_policy_differs_in_access_alone() -> None:
+    default = load_policy(None)
+    read_only = load_policy(default_path().with_name("read-only.toml"))
+    assert read_only.access.mode is AccessMode.RESTRICTED
+    same = {"name": default.name, "version": default.version, "access": default.access}
+    assert read_only.model_copy(update=same) == default
+
+
+def test_a_file_states_only_what_differs(policy_file: Path) -> None:
+    policy_file.write_text(
+        'name = "mine"\n[limits]\nmax_rows = 5\n[tiers]\nteam = 4000\n[statements.ok]\nallow = ["read"]\n',
+        encoding="utf-8",
+    )
+    policy, default = load_policy(policy_file), load_policy(None)
+    assert (policy.name, policy.limits.max_rows, policy.tiers["team"], policy.tiers["free"]) == ("mine", 5, 4000, 200)
+    assert policy.statements.ok.allow == {Kind.READ}
+    assert policy.statements.ok.unknown is default.statements.ok.unknown
+    assert policy.prices == default.prices
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    policy = load_policy(None)
+    with pytest.raises(ValidationError):
+        policy.name = "other"
+    with pytest.raises(TypeError):
+        policy.tiers["free"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[limits]\nmax_rows = 0", "limits.max_rows must be at least 1 (got 0)"),
+        ('[limits]\nmax_rows = "many"', "limits.max_rows must be a whole number (got many)"),
+        ("[limits]\nmax_rows = 1.5", "limits.max_rows must be a whole number (got 1.5)"),
+        ("[limits]\nmax_rows = true", "limits.max_rows must be a whole number (got True)"),
+        ("[limits]\ntimeout_s = 0", "limits.timeout_s must be more than 0.0 (got 0)"),
+        ("[limits]\ntimeout_s = nan", "limits.timeout_s must be a finite number (got nan)"),
+        ("[limits]\nmax_row = 1", "limits.max_row is not a known key (did you mean max_rows?)"),
+        ("[limits]\npool_size = 9", "limits pool_size must not be larger than connection_limit"),
+        ("limits = 1", "limits must be a table (got 1)"),
+        ("[tiers]\nfree = -1", "tiers.free must be at least 0 (got -1)"),
+        (
+            "[budget]\nwarning_percent = 120",
+            "budget must rise: warning_percent, exceeded_percent, paused_percent",
+        ),
+        (
+            "[prices]\nbranch_month = 1.5",
+            'prices.branch_month must be a decimal number in quotes, such as "0.106"',
+        ),
+        ('[prices]\nbranch_month = "x"', 'prices.branch_month must be a decimal number, such as "0.106"'),
+        ('[prices]\nbranch_month = "-1"', "prices.branch_month must be at least 0 (got -1)"),
+        ('[prices]\nbranch_month = "inf"', "prices.branch_month must be a finite number (got Infinity)"),
+        (
+            '[prices]\nbranch_month = "0.000000001"',
+            "prices.branch_month must have at most 8 decimals (got 0.000000001)",
+        ),
+        (
+            '[prices]\ndate = "soon"',
+            "prices.date must be a date, such as 2026-01-31 (got soon)",
+        ),
+        ('[access]\nmode = "open"', "access.mode must be one of: unrestricted, restricted (got open)"),
+        (
+            '[statements.ok]\nunknown = "maybe"',
+            "statements.ok.unknown must be one of: read_write, read_only, refuse (got maybe)",
+        ),
+        ('[statements.ok]\nallow = "read"', "statements.ok.allow must be a list (got read)"),
+        ("[statements.broke]\nallow = []", "statements.broke is not a known key"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(policy_file: Path, text: str, message: str) -> None:
+    assert refusal(policy_file, f'name = "mine"\n{text}\n') == message
+
+
+@pytest.mark.parametrize("kind", ["unknown", "everything", "READ"])
+def test_only_kinds_that_a_rule_can_name_are_allowed(policy_file: Path, kind: str) -> None:
+    message = refusal(policy_file, f'name = "mine"\n[statements.ok]\nallow = ["read", "{kind}"]\n')
+    assert message.startswith("statements.ok.allow may hold read, write, schema")
+    assert message.endswith(f"(got '{kind}')")
+
+
+def test_all_mistakes_are_told_at_once(policy_file: Path) -> None:
+    message = refusal(policy_file, 'name = "mine"\n[limits]\nmax_rows = 0\nmax_bytes = 0\n')
+    assert "limits.max_rows" in message
+    assert "limits.max_bytes" in message
+
+
+def test_a_policy_has_a_name_of_its_own(policy_file: Path) -> None:
+    assert refusal(policy_file, 'version = "1"\n') == "name is missing"
+
+
+def test_broken_toml_is_told_with_its_place(policy_file: Path) -> None:
+    message = refusal(policy_file, "name = \n")
+    assert message.startswith("is not valid TOML: ")
+    assert "line 1" in message
+
+
+def test_a_file_that_is_not_text_is_told(policy_file: Path) -> None:
+    policy_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
+        load_policy(policy_file)
+
+
+def test_a_missing_file_or_a_directory_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.toml: there is no such file"):
+        load_policy(tmp_path / "none.toml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_policy(tmp_path)
+
+
+def test_prices_can_be_overridden() -> None:
+    policy = load_policy(None)
+    prices = policy.with_prices(compute="0.16").prices
+    assert (prices.compute_per_cu_hour, prices.storage_per_gb_month) == (Decimal("0.16"), Decimal("0.35"))
+    assert policy.with_prices() is policy
+
+
+def test_a_wrong_price_override_names_the_price() -> None:
+    with pytest.raises(ConfigurationError, match="price override: storage_per_gb_month must be at least 0"):
+        load_policy(None).with_prices(storage="-1")
