@@ -179,7 +179,8 @@ def test_text_before_and_after_never_turns_a_write_into_a_certain_read(
     if facts is None or not facts.certain or facts.kinds != {Kind.READ}:
         return
     words = [token.text for token in scan(sql).tokens if token.kind == "word"]
-    assert words[0] == "explain" or not {"insert", "delete", "merge", "into", "truncate", "copy", "drop"} & set(words)
+    writing = {"insert", "delete", "merge", "into", "copy", "drop"} | ({"truncate"} - set(words[1:]))
+    assert words[0] == "explain" or not writing & set(words)  # `SELECT truncate t` reads a column of that name
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=10), st.sampled_from(["", " "]))

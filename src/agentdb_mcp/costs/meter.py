@@ -11,6 +11,9 @@ from decimal import Decimal
 
 from agentdb_mcp.costs.pricing import compute_microcents
 
+# Waking times remembered for each database: more than calls that run at the same time can reach back over.
+KEPT_SPANS = 100
+
 
 @dataclass(slots=True)
 class Meter:
@@ -19,15 +22,21 @@ class Meter:
     compute_cu: Decimal
     dollars_per_cu_hour: Decimal
     suspend_timeout_s: float
-    _awake_until: dict[object, float] = field(default_factory=dict)
+    _awake: dict[object, list[tuple[float, float]]] = field(default_factory=dict)
     _pending: dict[object, int] = field(default_factory=dict)
 
     def note(self, key: object, start: float, end: float) -> None:
-        """One use from `start` to `end`."""
-        awake_until = max(end + self.suspend_timeout_s, self._awake_until.get(key, start))
-        seconds = awake_until - max(start, self._awake_until.get(key, start))
-        self._awake_until[key] = awake_until
-        cost = compute_microcents(round(seconds * 1_000_000), self.compute_cu, self.dollars_per_cu_hour)
+        """One use from `start` to `end`; uses are noted as they end, so a long one may have begun before others."""
+        spans = self._awake.setdefault(key, [])
+        begin, until, known = start, end + self.suspend_timeout_s, 0.0
+        while spans and spans[-1][1] >= begin:
+            span = spans.pop()
+            known += span[1] - span[0]
+            begin, until = min(begin, span[0]), max(until, span[1])
+        spans.append((begin, until))
+        del spans[:-KEPT_SPANS]
+        active_us = round((until - begin - known) * 1_000_000)
+        cost = compute_microcents(active_us, self.compute_cu, self.dollars_per_cu_hour)
         self._pending[key] = self._pending.get(key, 0) + cost
 
     def pending(self, key: object) -> int:

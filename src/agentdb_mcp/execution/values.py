@@ -8,7 +8,6 @@ become JSON; whatever else has a readable text form keeps it.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -24,6 +23,7 @@ MAX_JSON_DEPTH = 100
 
 Decoder = Callable[[str], object]
 
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _TIMESTAMP = re.compile(r"(\d{4,}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)([+-]\d\d)?(:\d\d)?( BC)?")
 
 
@@ -52,23 +52,29 @@ def encode(value: object, info: TypeInfo, catalog: Mapping[int, TypeInfo], place
         element = catalog.get(info.element, TypeInfo(info.element, ""))
         return _array_literal(value, element, catalog, info.delimiter, place)
     # json, jsonb, and types such as pgvector's, whose text form is a JSON array.
-    return json.dumps(value, ensure_ascii=False)
+    return _sendable(json.dumps(value, ensure_ascii=False), place)
 
 
-def _encode_string(value: str, info: TypeInfo, place: str) -> str:
-    if "\0" in value:
+def _sendable(text: str, place: str) -> str:
+    """The text, if Postgres can take it."""
+    if "\0" in text:
         raise InvalidArgument(
             f"{place} holds a NUL byte, which Postgres text cannot store.", hint="Remove it, or use bytea."
         )
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(f"{place} is not valid Unicode: it holds half of a surrogate pair.") from None
+    return text
+
+
+def _encode_string(value: str, info: TypeInfo, place: str) -> str:
+    _sendable(value, place)
     if info.oid != types.BYTEA or value.startswith("\\x"):
         return value
     try:
         return "\\x" + base64.b64decode(value, validate=True).hex()
-    except binascii.Error:
+    except ValueError:
         raise InvalidArgument(
             f"{place} is for bytea and is neither base64 nor hexadecimal.",
             hint="Give base64, or hexadecimal with a leading \\x.",
@@ -131,9 +137,9 @@ def _json(text: str) -> object:
 
 
 def _depth(text: str) -> int:
-    """An upper bound: brackets inside strings count too."""
+    """How deep arrays and objects lie in each other."""
     depth = deepest = 0
-    for bracket in re.findall(r"[\[{\]}]", text):
+    for bracket in re.findall(r"[\[{\]}]", _JSON_STRING.sub("", text)):
         depth += 1 if bracket in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
