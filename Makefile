@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench clean
+.PHONY: demo up test lint bench attacks clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -34,6 +34,11 @@ lint: .venv/.synced
 
 bench: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call
+
+# Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
+attacks: .venv/.synced
+	@AGENTDB_ATTACK_GATE=on $(RUN)python tests/security/attack_runner.py; first=$$?; \
+	AGENTDB_ATTACK_GATE=off $(RUN)python tests/security/attack_runner.py && exit $$first
 
 clean:
 	@rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

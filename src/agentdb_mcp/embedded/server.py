@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import resource
 import secrets
 import shutil
 import signal
@@ -42,6 +43,8 @@ SUPERUSER = "postgres"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 PR_SET_PDEATHSIG = 1
+# Of each backend: past it a statement fails with "out of memory" instead of taking the machine's.
+BACKEND_MEMORY = 768 * 1024 * 1024
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -218,24 +221,24 @@ async def _start(launch: _Launch, port: int) -> asyncio.subprocess.Process:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_in_child(),
             **_identity(launch),
         )
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Ask the kernel for a fast shutdown of the child when we die, however we die (Linux)."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+def _in_child() -> Callable[[], None]:
+    """What the child does before it becomes Postgres: bound its memory, and ask to die when we do (Linux)."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
     parent = os.getpid()
 
-    def set_death_signal() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (BACKEND_MEMORY, BACKEND_MEMORY))
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # a fast shutdown, however we die
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    return set_death_signal
+    return prepare
 
 
 async def _wait_until_ready(launch: _Launch, server: asyncio.subprocess.Process) -> None:
