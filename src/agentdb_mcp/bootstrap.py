@@ -75,9 +75,12 @@ async def open_application(settings: Settings, *, migrate: bool = True) -> Async
         identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
         usage = Usage(policy, _meter(policy), databases, budgets, identity)
         stack.push_async_callback(_shielded, usage.flush)
+        flushing = await stack.enter_async_context(anyio.create_task_group())
+        flushing.start_soon(usage.keep_flushing)
+        stack.callback(flushing.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit)
         resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
-        lifecycle = Lifecycle(identity, databases, budgets, provisioning)
+        lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)
         yield Application(
             settings, policy, Queries(policy, resolver, pools, usage), Managed(control, usage, lifecycle, provider)
         )

@@ -206,9 +206,7 @@ def create_user(user_id: str, tier: str = "free", as_json: Json = False) -> None
     """Register a user: a budget and a global database. What exists is left as it is."""
 
     async def work(application: Application) -> dict[str, object]:
-        managed = application.managed()
-        managed.usage.check_tier(tier)
-        row = await managed.lifecycle.create_user(user_id, tier)
+        row = await application.managed().lifecycle.create_user(user_id, tier)
         return {"user_id": user_id, "database": {"status": str(row.status), "project": row.project_name}}
 
     _print(_run(work), f"User {user_id} has a global database.", as_json)

@@ -116,6 +116,9 @@ class LimitRules(_Section):
     pool_size: Positive
     connection_limit: Positive
     idle_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    calls_per_window: Annotated[int, Field(ge=0)]
+    window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    concurrent_calls: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Self:
@@ -129,6 +132,14 @@ class LimitRules(_Section):
 
 class Access(_Section):
     mode: Annotated[AccessMode, _member(AccessMode)]
+
+
+class Extensions(_Section):
+    """Extensions that CREATE EXTENSION may name."""
+
+    allow: Annotated[
+        frozenset[Text], BeforeValidator(lambda value: frozenset(value) if isinstance(value, list) else value)
+    ]
 
 
 class UnknownRule(StrEnum):
@@ -167,6 +178,7 @@ class Policy(_Section):
     prices: PriceBook
     limits: LimitRules
     access: Access
+    extensions: Extensions
     statements: StatementRules
 
     def with_prices(self, *, compute: str | None = None, storage: str | None = None) -> Policy:
@@ -278,6 +290,7 @@ def _suggestion(key: str) -> str:
         PriceBook,
         LimitRules,
         Access,
+        Extensions,
         StatementRules,
         StateRules,
     )

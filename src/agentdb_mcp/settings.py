@@ -18,7 +18,8 @@ from agentdb_mcp.models import Secret
 NEON_API_PATH = "/api/v2"
 NEON_API_HOST = f"https://console.neon.tech{NEON_API_PATH}"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-MAX_ID_LENGTH = 255
+# A project's name is a prefix and an id, and Neon takes 256 characters.
+MAX_ID_LENGTH = 240
 
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")

@@ -48,7 +48,7 @@ async def sessions(superuser: asyncpg.Connection) -> int:
 async def wait_for_no_sessions(superuser: asyncpg.Connection) -> None:
     """A closed connection's backend ends a moment later."""
     with anyio.fail_after(5):
-        while await sessions(superuser):  # noqa: ASYNC110 - only asking tells
+        while await sessions(superuser):
             await anyio.sleep(0.01)
 
 
@@ -116,7 +116,7 @@ async def test_creates_that_the_end_cuts_off_leave_nothing_behind(
         for _ in range(12):
             group.start_soon(create, api)
         with anyio.fail_after(10):
-            while await superuser.fetchrow(count) == before:  # noqa: ASYNC110 - only asking tells
+            while await superuser.fetchrow(count) == before:
                 await anyio.sleep(0.01)
     assert set(statuses) <= {201, 503}
     assert 503 in statuses

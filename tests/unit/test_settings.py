@@ -30,7 +30,7 @@ def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.
     ("name", "value", "field", "answer"),
     [
         ("AGENTDB_USER_ID", " user-1\n", "user_id", "user-1"),
-        ("AGENTDB_USER_ID", "x" * 255, "user_id", "x" * 255),
+        ("AGENTDB_USER_ID", "x" * 240, "user_id", "x" * 240),
         ("AGENTDB_USER_ID", "  ", "user_id", None),
         ("AGENTDB_USER_ID", "${USER_ID}", "user_id", None),
         ("AGENTDB_WORKSPACE_ID", "ws {{WORKSPACE}}", "workspace_id", None),
@@ -143,7 +143,7 @@ HIDDEN = "h1dden"
     [
         ({"AGENTDB_USER_ID": f"{HIDDEN}\x00"}, "AGENTDB_USER_ID must not contain control characters"),
         ({"AGENTDB_USER_ID": f"{HIDDEN}\nx"}, "AGENTDB_USER_ID must not contain control characters"),
-        ({"AGENTDB_WORKSPACE_ID": HIDDEN * 50}, "AGENTDB_WORKSPACE_ID must be at most 255 characters, it has 300"),
+        ({"AGENTDB_WORKSPACE_ID": HIDDEN * 50}, "AGENTDB_WORKSPACE_ID must be at most 240 characters, it has 300"),
         (
             {"AGENTDB_ENCRYPTION_KEYS": f"{KEY},{HIDDEN * 2}"},
             "AGENTDB_ENCRYPTION_KEYS: key 2 must be 64 hexadecimal characters, it has 12",

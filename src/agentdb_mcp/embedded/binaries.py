@@ -92,14 +92,14 @@ def _copy(package: Path, copy: Path) -> None:
 
 def server_version(binaries: Path) -> int:
     """The server's major version."""
-    answer = subprocess.run(
-        [binaries / "postgres", "--version"], capture_output=True, text=True, check=False, timeout=30
-    )
+    program = binaries / "postgres"
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    except OSError as error:
+        raise ConfigurationError(f"{program} does not run here: {error.strerror}.") from None
     found = re.search(r"\) (\d+)", answer.stdout)
     if found is None:
-        raise ConfigurationError(
-            f"{binaries / 'postgres'} does not run here.", hint=answer.stderr.strip()[:200] or None
-        )
+        raise ConfigurationError(f"{program} does not run here.", hint=answer.stderr.strip()[:200] or None)
     return int(found.group(1))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import pwd
 import resource
@@ -103,6 +104,8 @@ async def embedded_postgres(
         server = await _start(launch, port)
         try:
             await _wait_until_ready(launch, server)
+            if launch.durable:
+                (launch.home / "port").write_text(f"{port}\n")
             yield EmbeddedPostgres(port, password, server.pid, launch.version)
         finally:
             with anyio.CancelScope(shield=True):
@@ -124,8 +127,10 @@ def _home(data_dir: Path | None) -> Iterator[Path]:
 def _prepare(home: Path, bin_dir: Path | None, durable: bool) -> _Launch:
     account = unprivileged_account()
     binaries = find_binaries(bin_dir)
-    if account is not None:
+    if account is not None and bin_dir is None:
         binaries = reachable_binaries(binaries, account)
+    elif account is not None and not may_traverse(binaries.resolve(), account):
+        raise ConfigurationError(f"AGENTDB_PG_BIN names {bin_dir}, which {account.pw_name} cannot reach.")
     _make_home(home, account, ours=not durable)
     return _Launch(binaries, server_version(binaries), account, home, durable)
 
@@ -135,9 +140,12 @@ def _make_home(home: Path, account: pwd.struct_passwd | None, *, ours: bool) -> 
         if not home.exists():
             home.mkdir(parents=True, mode=0o700)
             ours = True
+        next(home.iterdir(), None)
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigurationError(
-            f"The data directory {home} cannot be made: {error.strerror}.", hint="Choose another with --data-dir."
+            f"The data directory {home} cannot be used: {error.strerror}.", hint="Choose another with --data-dir."
         ) from None
     if account is None:
         return
@@ -281,10 +289,7 @@ def _choose_port(launch: _Launch, wanted: int) -> int:
                 f"Port {wanted}, which {launch.home} uses, is taken.",
                 hint="If another agentdb-mcp runs on this directory, end it, or choose another with --data-dir.",
             ) from None
-        port = int(probe.getsockname()[1])
-    if launch.durable:
-        file.write_text(f"{port}\n")
-    return port
+        return int(probe.getsockname()[1])
 
 
 def _last_line(text: str) -> str:

@@ -73,6 +73,8 @@ def decide(
 ) -> Decision:
     """Allow or refuse one statement; the stricter of `mode` and the policy's own mode counts."""
     restricted = AccessMode.RESTRICTED in (mode, policy.access.mode)
+    if facts.why == "CREATE EXTENSION" and not policy.extensions.allow.issuperset(facts.objects):
+        return _refuse_extension(facts, policy)
     never = _refused(facts.kinds, policy.statements.of(BudgetState.OK), in_transaction)
     if never is not None:
         by_policy = never not in _BECAUSE or (never is Kind.SESSION and in_transaction)
@@ -151,6 +153,15 @@ def _refuse(facts: StatementFacts, kind: Kind, reason: str) -> Decision:
         code=StatementRefused.code,
         message=f"The statement {_what(facts, kind)}, {reason}.",
         hint=_hint(facts, kind),
+    )
+
+
+def _refuse_extension(facts: StatementFacts, policy: Policy) -> Decision:
+    return Decision(
+        allowed=False,
+        code=StatementRefused.code,
+        message=f"The extension {', '.join(facts.objects)} is not one that the policy allows.",
+        hint=f"Allowed are {', '.join(sorted(policy.extensions.allow)) or 'none'}.",
     )
 
 

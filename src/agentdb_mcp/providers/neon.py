@@ -7,8 +7,8 @@ an error, and the next attempt finds the project by its name. Bodies of answers 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -40,11 +40,12 @@ class NeonProvider:
         query: dict[str, Any] = {"search": name, "limit": PAGE} | ({"org_id": self._org_id} if self._org_id else {})
         while True:
             answer = await self._call("GET", "/projects", params=query)
-            page = answer.get("projects", [])
-            found += [_project(item) for item in page if item["name"] == name]
-            cursor = answer.get("pagination", {}).get("cursor")
+            with _understood():
+                page = answer["projects"]
+                found += [_project(item) for item in page if item["name"] == name]
+                cursor = answer.get("pagination", {}).get("cursor")
             if not page or not cursor:
-                return sorted(found, key=lambda project: (project.created_at or "", project.id))
+                return sorted(found, key=lambda project: project.created_at or "")
             query["cursor"] = cursor
 
     async def create(self, name: str) -> Project:
@@ -60,23 +61,28 @@ class NeonProvider:
         if self._org_id:
             project["org_id"] = self._org_id
         answer = await self._call("POST", "/projects", json={"project": project})
-        created = _project(answer["project"], answer.get("branch"))
-        await self._finish(created.id, answer.get("operations", []))
+        with _understood():
+            created = _project(answer["project"], answer.get("branch"))
+            operations = list(answer.get("operations", []))
+        await self._finish(created.id, operations)
         return created
 
     async def access(self, project: Project) -> ProjectAccess:
         branch_id = project.branch_id or await self._default_branch(project.id)
-        await self._finish(project.id, (await self._call("GET", f"/projects/{project.id}/operations"))["operations"])
-        databases = (await self._call("GET", f"/projects/{project.id}/branches/{branch_id}/databases"))["databases"]
-        if not databases:
-            raise ProvisioningFailed("The project at Neon holds no database.", hint="Run `agentdb-mcp reconcile`.")
-        name, owner = databases[0]["name"], databases[0]["owner_name"]
+        operations = await self._call("GET", f"/projects/{project.id}/operations")
+        with _understood():  # what failed once is history; what runs is waited for
+            running = [item for item in operations["operations"] if item["status"] not in _DONE | _FAILED]
+        await self._finish(project.id, running)
+        listed = await self._call("GET", f"/projects/{project.id}/branches/{branch_id}/databases")
+        with _understood():
+            name, owner = str(listed["databases"][0]["name"]), str(listed["databases"][0]["owner_name"])
         answer = await self._call(
             "GET",
             f"/projects/{project.id}/connection_uri",
             params={"database_name": name, "role_name": owner, "pooled": "false"},
         )
-        return ProjectAccess(Secret(answer["uri"]), name, owner)
+        with _understood():
+            return ProjectAccess(Secret(str(answer["uri"])), name, owner)
 
     async def delete(self, project_id: str) -> None:
         await self._call("DELETE", f"/projects/{project_id}", missing_is_fine=True)
@@ -85,26 +91,28 @@ class NeonProvider:
         await self._call("GET", "/projects", params={"limit": 1} | ({"org_id": self._org_id} if self._org_id else {}))
 
     async def _default_branch(self, project_id: str) -> str:
-        branches = (await self._call("GET", f"/projects/{project_id}/branches"))["branches"]
-        return str(next(branch["id"] for branch in branches if branch.get("default", branch.get("primary"))))
+        answer = await self._call("GET", f"/projects/{project_id}/branches")
+        with _understood():
+            defaults = [item["id"] for item in answer["branches"] if item.get("default", item.get("primary"))]
+            return str(defaults[0])
 
     async def _finish(self, project_id: str, operations: list[dict[str, Any]]) -> None:
         """Wait for operations; the poll backs off to one a second."""
         pause = 0.05
         with anyio.move_on_after(OPERATIONS_TIMEOUT_S):
             for operation in operations:
-                status = operation["status"]
+                with _understood():
+                    identifier, status = str(operation["id"]), operation["status"]
+                    what = str(operation.get("action", ""))[:40]
                 while status not in _DONE:
                     if status in _FAILED:
-                        raise ProvisioningFailed(
-                            f"Neon's operation {operation.get('action', '')} {status}.",
-                            hint="Run it again.",
-                            retryable=True,
-                        )
+                        message = f"Neon's operation {what} {status}."
+                        raise ProvisioningFailed(message, hint="Run it again.", retryable=True)
                     await anyio.sleep(pause)
                     pause = min(1.0, pause * 2)
-                    answer = await self._call("GET", f"/projects/{project_id}/operations/{operation['id']}")
-                    status = answer["operation"]["status"]
+                    answer = await self._call("GET", f"/projects/{project_id}/operations/{identifier}")
+                    with _understood():
+                        status = answer["operation"]["status"]
             return
         raise ProvisioningFailed("Neon did not finish in time.", hint="Run it again.", retryable=True)
 
@@ -126,13 +134,11 @@ class NeonProvider:
             raise again.error from None
         if response.status_code == 404 and missing_is_fine:
             return {}
-        if response.is_error:
+        if not response.is_success:
             raise _error(response)
-        try:
-            body = response.json() if response.content else {}
-        except ValueError:
-            raise ProvisioningFailed("Neon's answer is not JSON.", hint="Check NEON_API_HOST.") from None
-        return body if isinstance(body, dict) else {}
+        with _understood():
+            body: dict[str, Any] = dict(response.json()) if response.content else {}
+        return body
 
     async def _send(
         self, method: str, path: str, *, params: dict[str, Any] | None, json: dict[str, Any] | None
@@ -167,6 +173,17 @@ async def neon_provider(
         yield NeonProvider(client, org_id, compute_cu)
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Reading an answer: one of another shape is an error of the service, or of the address."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise ProvisioningFailed(
+            "Neon's answer is not one that this version understands.", hint="Check NEON_API_HOST."
+        ) from None
+
+
 class _Again(Exception):
     """Repeat the request, after `retry_after` seconds if given; if that is over, raise `error`."""
 
@@ -187,7 +204,7 @@ def _project(item: dict[str, Any], branch: dict[str, Any] | None = None) -> Proj
 
 def _retry_after(response: httpx.Response) -> float | None:
     text = response.headers.get("Retry-After", "")
-    return min(60.0, float(text)) if text.isdigit() else None
+    return min(60.0, float(text)) if text.isascii() and text.isdigit() else None
 
 
 def _unreachable(error: httpx.HTTPError) -> ProvisioningFailed:

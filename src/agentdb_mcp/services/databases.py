@@ -8,7 +8,7 @@ import anyio
 
 from agentdb_mcp.credentials.cipher import Cipher, looks_encrypted
 from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
-from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument
+from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, NotAllowed
 from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Scope, Secret, Tenant
 from agentdb_mcp.providers import project_name
@@ -21,12 +21,13 @@ _SCHEMES = ("postgresql://", "postgres://")
 
 @dataclass(frozen=True, slots=True)
 class OpenDatabase:
-    """A resolved database: how to reach it, and what it counts towards (`row_id` is None for a plain URL)."""
+    """A resolved database: how to reach it, and what it counts towards (no row and no payer for a plain URL)."""
 
     target: DatabaseTarget
     scope: Scope
     access_mode: AccessMode = AccessMode.UNRESTRICTED
     row_id: str | None = None
+    payer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +79,22 @@ class Databases:
     async def _resolve_managed(self, tenant: Tenant, scope: Scope, control: Control) -> OpenDatabase:
         user_id, owner_id = _owner(tenant, scope)
         row = await control.databases.find(scope, project_name(scope, owner_id))
-        if row is None or row.status is not DatabaseStatus.READY:
-            if row is None:
-                variable = await control.variables.find(tenant, scope)
-                if variable and (url := self._plain_url(variable, VARIABLE[scope])) is not None:
+        if row is None:
+            for variable in await control.variables.find(tenant, scope):
+                if (url := self._plain_url(variable, VARIABLE[scope])) is not None:
                     return _plain(url, scope)
-                await self._declare(scope, user_id, owner_id, control)
+            await _declare(scope, user_id, owner_id, control)
+        else:
+            row = await _owned(row, user_id, control)
+        if row is None or row.status is not DatabaseStatus.READY:
             row = await control.provisioning.ensure(scope, owner_id)
         return self._managed(row, scope)
-
-    async def _declare(self, scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
-        await control.identity.ensure_user(user_id)
-        if scope is Scope.AGENT:
-            await control.identity.ensure_workspace(owner_id, owner_id, user_id)
-        await control.budgets.ensure(user_id)
-        name = project_name(scope, owner_id)
-        await control.databases.declare(scope, owner_id, user_id=user_id, project_name=name)
 
     def _managed(self, row: DatabaseRow, scope: Scope) -> OpenDatabase:
         uri = self._decrypt(row.uri or "")
         register_secret(uri)
         target = DatabaseTarget(f"{row.id}:{row.generation}", uri, role=row.role_name, database_id=row.id)
-        return OpenDatabase(target, scope, row.access_mode, row.id)
+        return OpenDatabase(target, scope, row.access_mode, row.id, row.user_id)
 
     def _plain_url(self, value: str, name: str) -> Secret | None:
         """The URL in a variable: plain or encrypted; None for a reference, which counts as missing."""
@@ -122,6 +117,29 @@ class Databases:
                 hint="Whoever runs the server: set AGENTDB_ENCRYPTION_KEYS, or ENCRYPTION_KEY for Sim's variables.",
             )
         return self._cipher.decrypt(stored)
+
+
+async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
+    """Write down that the database should exist, unless its user was deleted."""
+    of_user = await control.databases.find(Scope.GLOBAL, project_name(Scope.GLOBAL, user_id))
+    if of_user is not None and of_user.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+        raise DatabaseUnavailable("The user was deleted.", hint="Whoever runs the platform can create it anew.")
+    await control.identity.ensure_user(user_id)
+    if scope is Scope.AGENT:
+        await control.identity.ensure_workspace(owner_id, owner_id, user_id)
+    await control.budgets.ensure(user_id)
+    name = project_name(scope, owner_id)
+    await control.databases.declare(scope, owner_id, user_id=user_id, project_name=name)
+
+
+async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRow:
+    """The row if the user may use and pays for it; a workspace that changed hands changes its payer."""
+    if row.user_id == user_id or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+        return row
+    workspace = await control.identity.workspace(row.owner_id or "")
+    if row.scope is not Scope.AGENT or workspace is None or workspace.owner_id != user_id:
+        raise NotAllowed("This workspace belongs to another user.")
+    return await control.databases.set_payer(row, user_id)
 
 
 def _plain(url: Secret, scope: Scope) -> OpenDatabase:

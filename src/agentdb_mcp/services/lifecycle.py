@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import Scope
+from agentdb_mcp.models import DatabaseStatus, Scope
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.provisioning import Provisioning
+from agentdb_mcp.services.usage import check_tier
 from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore
 
 log = get_logger(__name__)
@@ -22,9 +24,11 @@ class Lifecycle:
     databases: DatabaseStore
     budgets: BudgetStore
     provisioning: Provisioning
+    tiers: Collection[str]
 
     async def create_user(self, user_id: str, tier: str = "free") -> DatabaseRow:
         """Register the user with a global database, all or nothing."""
+        check_tier(tier, self.tiers)
         made = await self.identity.ensure_user(user_id)
         try:
             await self.budgets.ensure(user_id, tier)
@@ -58,6 +62,8 @@ class Lifecycle:
     async def delete_user(self, user_id: str) -> None:
         """Remove the user's databases, agents' first, then the workspaces and the user."""
         for row in reversed(await self.databases.of_user(user_id)):
+            if row.status is DatabaseStatus.DELETED:
+                continue
             await self.provisioning.remove(row)
             if row.scope is Scope.AGENT and row.owner_id is not None:
                 await self.identity.remove_workspace(row.owner_id)
@@ -65,6 +71,9 @@ class Lifecycle:
 
     async def _create(self, scope: Scope, owner_id: str, user_id: str) -> DatabaseRow:
         name = project_name(scope, owner_id)
+        known = await self.databases.find(scope, name)
+        if known is not None and known.status is DatabaseStatus.DELETING:
+            await self.provisioning.remove(known)  # what was begun is finished first
         await self.databases.declare(scope, owner_id, user_id=user_id, project_name=name, revive=True)
         return await self.provisioning.ensure(scope, owner_id)
 

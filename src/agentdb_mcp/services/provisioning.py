@@ -7,6 +7,7 @@ what an unknown outcome is looked up by.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -59,20 +60,48 @@ class Provisioning:
         )
 
     async def remove(self, row: DatabaseRow) -> None:
-        """Tombstone, then project, then deleted. Databases that users brought are only forgotten."""
-        await self.databases.tombstone(row)
-        claim = await self.databases.claim(row.scope, row.project_name, [DatabaseStatus.DELETING], LEASE_S)
-        if claim is not None:
-            await self._claimed(claim, self._unmake)
+        """Tombstone, then project, then deleted; waits while another process does it.
 
-    async def _claimed(self, claim: Claim, work: object) -> None:
+        Databases that users brought are only forgotten.
+        """
+        await self.databases.tombstone(row)
+        pause = 0.05
+        with anyio.move_on_after(WAIT_S):
+            while await self._still_there(row):
+                claim = await self.databases.claim(row.scope, row.project_name, [DatabaseStatus.DELETING], LEASE_S)
+                if claim is not None:
+                    await self._claimed(claim, self._unmake)
+                    return
+                await anyio.sleep(pause)
+                pause = min(1.0, pause * 1.5)
+            return
+        raise ProvisioningFailed(
+            "The database is still being removed by another process.", hint="Run it again in a minute.", retryable=True
+        )
+
+    async def _still_there(self, row: DatabaseRow) -> bool:
+        now = await self.databases.find(row.scope, row.project_name)
+        return now is not None and now.generation == row.generation and now.status is not DatabaseStatus.DELETED
+
+    async def _claimed(self, claim: Claim, work: Callable[[Claim], Awaitable[None]]) -> None:
+        """Do the work while the lease is kept alive; give the lease back if it fails."""
         try:
-            await work(claim)  # type: ignore[operator]
-        except BaseException as error:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._keep_lease, claim)
+                await work(claim)
+                group.cancel_scope.cancel()
+        except BaseException as wrapped:  # noqa: BLE001  (it is raised again, unwrapped)
+            error = _only(wrapped)
             code = error.code if isinstance(error, AgentDBError) else "interrupted"
             with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
                 await self._release(claim, code)
-            raise
+            raise error from None
+
+    async def _keep_lease(self, claim: Claim) -> None:
+        """Renew it until the work ends; losing the row ends the work."""
+        while True:
+            await anyio.sleep(LEASE_S / 3)
+            await self.databases.renew(claim, LEASE_S)
 
     async def _release(self, claim: Claim, code: str) -> None:
         try:
@@ -88,7 +117,6 @@ class Provisioning:
         await self.databases.record_project(claim, project.id, project.branch_id)
         access = await provider.access(project)
         register_secret(access.uri)
-        await self.databases.renew(claim, LEASE_S)
         role = row.role_name or layout.new_role_name()
         await layout.install(access.uri, role, connection_limit=self.connection_limit)
         await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
@@ -114,3 +142,10 @@ class Provisioning:
                 hint="Set it to a key of 64 hexadecimal characters; `openssl rand -hex 32` prints one.",
             )
         return self.provider, self.cipher
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a task group wrapped, if it is one thing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -33,6 +33,7 @@ from agentdb_mcp.models import (
 )
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.throttle import Throttle
 from agentdb_mcp.services.usage import Usage
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
@@ -57,6 +58,11 @@ class Queries:
         self._pools = pools
         self._usage = usage
         self._text_limits = gate.TextLimits.of(policy.limits)
+        self._throttle = Throttle(
+            calls_per_window=policy.limits.calls_per_window,
+            window_s=policy.limits.window_s,
+            concurrent_calls=policy.limits.concurrent_calls,
+        )
 
     async def execute(
         self,
@@ -68,9 +74,15 @@ class Queries:
         transaction: bool = False,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing. Raises AgentDBError."""
+        with self._throttle.call(tenant):
+            return await self._execute(tenant, scope, statements, max_rows, transaction)
+
+    async def _execute(
+        self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], max_rows: int | None, transaction: bool
+    ) -> Answer:
         facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
         database = await self._databases.open(tenant, scope)
-        state, report = await self._budget(tenant, database)
+        state, report = await self._budget(database)
         decision = self._decide(facts, database, state, transaction=transaction)
         if not decision.allowed:
             raise _refusal(decision, report)
@@ -86,8 +98,12 @@ class Queries:
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
+        with self._throttle.call(tenant):
+            return await self._catalog(tenant, scope, statements)
+
+    async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
-        state, report = await self._budget(tenant, database)
+        state, report = await self._budget(database)
         if state is BudgetState.PAUSED:
             raise BudgetExceeded("The databases are paused: the budget is used up.", hint=_until(report))
         limits = replace(self._limits(None), max_rows=5000)
@@ -127,10 +143,11 @@ class Queries:
                 error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
             raise
 
-    async def _budget(self, tenant: Tenant, database: OpenDatabase) -> tuple[BudgetState, BudgetReport | None]:
-        if self._usage is None or database.row_id is None or tenant.user_id is None:
+    async def _budget(self, database: OpenDatabase) -> tuple[BudgetState, BudgetReport | None]:
+        """The state of whoever pays for the database; a plain URL costs us nothing."""
+        if self._usage is None or database.payer is None:
             return BudgetState.OK, None
-        return await self._usage.state(tenant.user_id)
+        return await self._usage.state(database.payer)
 
     def _limits(self, max_rows: int | None) -> Limits:
         limits = self._policy.limits

@@ -7,6 +7,7 @@ own meter sees, so a statement is judged without a query.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,6 +23,8 @@ from agentdb_mcp.store import BudgetStore, DatabaseStore, IdentityStore
 log = get_logger(__name__)
 
 REFRESH_S = 1.0
+FLUSH_S = 5.0
+MAX_BUDGET_CENTS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +89,13 @@ class Usage:
 
     async def set_tier(self, user_id: str, tier: str, custom_budget_cents: int | None = None) -> BudgetReport:
         """Change the tier; a custom limit in cents overrides the tier's."""
-        self.check_tier(tier)
+        check_tier(tier, self._policy.tiers)
+        if custom_budget_cents is not None and not 0 <= custom_budget_cents <= MAX_BUDGET_CENTS:
+            raise InvalidArgument(f"A custom limit is between 0 and {MAX_BUDGET_CENTS:,} cents.")
         await self._identity.require_user(user_id)
         await self._budgets.ensure(user_id, tier)
         await self._budgets.set_tier(user_id, tier, custom_budget_cents)
         return await self.report(user_id)
-
-    def check_tier(self, tier: str) -> None:
-        if tier not in self._policy.tiers:
-            raise InvalidArgument(
-                f"There is no tier {tier}.", hint=f"The policy's tiers are {', '.join(self._policy.tiers)}."
-            )
 
     async def flush(self) -> None:
         """Store what the meter noted; on failure it stays noted."""
@@ -110,6 +109,12 @@ class Usage:
                 log.warning("metered costs not stored yet", code=error.code)
             else:
                 self._meter.settle(costs)
+
+    async def keep_flushing(self) -> None:
+        """Store what idle servers noted, until cancelled."""
+        while True:
+            await anyio.sleep(FLUSH_S)
+            await self.flush()
 
     async def _read(self, user_id: str) -> _Snapshot:
         await self.flush()
@@ -129,7 +134,7 @@ class Usage:
             by_database=tuple(
                 DatabaseCost(
                     row.scope,
-                    "global" if row.scope is Scope.GLOBAL else names.get(row.owner_id or "", row.owner_id or "?"),
+                    "global" if row.scope is Scope.GLOBAL else names.get(row.owner_id or "", row.project_name),
                     row.cost_microcents,
                     row.owner_id if row.scope is Scope.AGENT else None,
                 )
@@ -155,6 +160,12 @@ class Usage:
             exceeded_percent=budget.exceeded_percent,
             paused_percent=budget.paused_percent,
         )
+
+
+def check_tier(tier: str, tiers: Collection[str]) -> None:
+    """Raises InvalidArgument for a tier that the policy does not have."""
+    if tier not in tiers:
+        raise InvalidArgument(f"There is no tier {tier}.", hint=f"The policy's tiers are {', '.join(tiers)}.")
 
 
 def _iso(moment: datetime) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+
 from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.identity import no_such_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,14 @@ class BudgetStore:
     async def ensure(self, user_id: str, tier: str = "free") -> BudgetRow:
         """The user's budget row, made on first sight."""
         async with self._control.connection() as connection:
-            await connection.execute(
-                "INSERT INTO user_db_budget (user_id, tier) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
-                user_id,
-                tier,
-            )
+            try:
+                await connection.execute(
+                    "INSERT INTO user_db_budget (user_id, tier) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
+                    user_id,
+                    tier,
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise no_such_user(user_id) from None
             row = await connection.fetchrow("SELECT * FROM user_db_budget WHERE user_id = $1", user_id)
         return BudgetRow(row["user_id"], row["tier"], row["custom_budget_cents"], row["current_period_start"])
 

@@ -55,9 +55,13 @@ class ControlDatabase:
                     server_settings={"application_name": "agentdb-mcp control"},
                 )
                 await pool
-                if self._migrate:
-                    async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
-                        await migrations.apply(connection)
+                try:
+                    if self._migrate:
+                        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                            await migrations.apply(connection)
+                except BaseException:
+                    pool.terminate()
+                    raise
                 self._pool = pool
             return self._pool
 
@@ -70,20 +74,31 @@ class ControlDatabase:
 
 def control_error(error: BaseException) -> AgentDBError:
     """Names the kind of failure; never the address or the login."""
+    retryable = False
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             what = "The control database refused the login."
+        case (
+            asyncpg.TooManyConnectionsError()
+            | asyncpg.CannotConnectNowError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+            | asyncpg.ObjectNotInPrerequisiteStateError()
+        ):
+            what, retryable = "The control database takes no connection now.", True
         case asyncpg.InvalidCatalogNameError():
             what = "The control database does not exist."
         case asyncpg.PostgresConnectionError() | asyncpg.InterfaceError() | OSError() | TimeoutError() | ValueError():
-            what = "The control database cannot be reached."
+            what, retryable = "The control database cannot be reached.", True
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             what = "The control database is not up to date: run `agentdb-mcp migrate`."
         case asyncpg.InsufficientPrivilegeError():
             what = "The control database does not let this login do that."
         case _:
             return Internal(f"The control database failed ({type(error).__name__}).")
-    return DatabaseUnavailable(what, hint="Whoever runs the platform: check AGENTDB_CONTROL_URL with `doctor`.")
+    return DatabaseUnavailable(
+        what, retryable=retryable, hint="Whoever runs the platform: check AGENTDB_CONTROL_URL with `doctor`."
+    )
 
 
 async def create_database(admin_uri: Secret, name: str) -> None:

@@ -6,7 +6,7 @@ carries an old one changes nothing: a process that was stopped past its lease ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -67,18 +67,26 @@ class DatabaseStore:
         return _row(scope, row) if row else None
 
     async def of_user(self, user_id: str) -> list[DatabaseRow]:
-        """The user's global database first, then the agents', by creation; deleted ones are left out."""
+        """The user's global database first, then the agents', by creation; deleted ones while they still cost."""
         rows: list[DatabaseRow] = []
         async with self._control.connection() as connection:
             for scope in (Scope.GLOBAL, Scope.AGENT):
                 table, owner = _TABLES[scope]
                 found = await connection.fetch(
-                    f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table}"
-                    " WHERE user_id = $1 AND status <> 'deleted' ORDER BY created_at, id",
+                    f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table} WHERE user_id = $1"
+                    " AND (status <> 'deleted' OR current_period_cost_microcents > 0) ORDER BY created_at, id",
                     user_id,
                 )
                 rows += [_row(scope, row) for row in found]
         return rows
+
+    async def set_payer(self, row: DatabaseRow, user_id: str) -> DatabaseRow:
+        """The workspace belongs to another user now."""
+        async with self._control.connection() as connection:
+            await connection.execute(
+                "UPDATE workspace_database SET user_id = $2, updated_at = now() WHERE id = $1", row.id, user_id
+            )
+        return replace(row, user_id=user_id)
 
     async def declare(
         self, scope: Scope, owner_id: str, *, user_id: str, project_name: str, revive: bool = False
@@ -104,7 +112,7 @@ class DatabaseStore:
                 await connection.execute(
                     f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $2,"
                     " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                    " role_name = NULL, database_name = NULL, current_period_cost_microcents = 0, updated_at = now()"
+                    " role_name = NULL, database_name = NULL, updated_at = now()"
                     + (", user_id = $3" if scope is Scope.AGENT else "")
                     + " WHERE project_name = $1 AND status = 'deleted'",
                     project_name,
@@ -158,13 +166,14 @@ class DatabaseStore:
         )
 
     async def tombstone(self, row: DatabaseRow) -> None:
-        """Mark the database for removal; the row stays until the project is gone."""
+        """Mark this generation for removal; the row stays until the project is gone."""
         table, _ = _TABLES[row.scope]
         async with self._control.connection() as connection:
             await connection.execute(
                 f"UPDATE {table} SET status = 'deleting', fence = fence + 1, lease_expires_at = NULL,"
-                " updated_at = now() WHERE id = $1 AND status <> 'deleted'",
+                " updated_at = now() WHERE id = $1 AND generation = $2 AND status NOT IN ('deleting', 'deleted')",
                 row.id,
+                row.generation,
             )
 
     async def add_costs(self, costs: dict[tuple[Scope, str], int]) -> None:

@@ -27,9 +27,7 @@ class IdentityStore:
             if await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id):
                 return False
             if not await connection.fetchval("SELECT obj_description('\"user\"'::regclass) = 'agentdb-mcp'"):
-                raise InvalidArgument(
-                    f"There is no user {user_id}.", hint="The platform creates users; create it there first."
-                )
+                raise no_such_user(user_id)
             done = await connection.execute('INSERT INTO "user" (id) VALUES ($1) ON CONFLICT DO NOTHING', user_id)
             return bool(done == "INSERT 0 1")
 
@@ -37,9 +35,7 @@ class IdentityStore:
         """Raises InvalidArgument if the user is not known."""
         async with self._control.connection() as connection:
             if not await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id):
-                raise InvalidArgument(
-                    f"There is no user {user_id}.", hint="Create it first, with `users create` or on the platform."
-                )
+                raise no_such_user(user_id)
 
     async def ensure_workspace(self, workspace_id: str, name: str, owner_id: str) -> bool:
         """Make the workspace where the table is ours; whether it was made. Another owner's is NotAllowed."""
@@ -88,3 +84,9 @@ class IdentityStore:
             await connection.execute(
                 "DELETE FROM \"user\" WHERE id = $1 AND obj_description('\"user\"'::regclass) = 'agentdb-mcp'", user_id
             )
+
+
+def no_such_user(user_id: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"There is no user {user_id}.", hint="Create it first, with `users create` or on the platform."
+    )

@@ -14,9 +14,9 @@ class SimVariables:
     def __init__(self, control: ControlDatabase) -> None:
         self._control = control
 
-    async def find(self, tenant: Tenant, scope: Scope) -> str | None:
-        """The variable's value as stored (encrypted), or None where Sim's tables or the variable are missing."""
-        name = VARIABLES[scope]
+    async def find(self, tenant: Tenant, scope: Scope) -> list[str]:
+        """The variable's values as stored (encrypted), the workspace's first; none where Sim's tables are missing."""
+        found = []
         async with self._control.connection() as connection:
             for table, column, owner in (
                 ("workspace_environment", "workspace_id", tenant.workspace_id),
@@ -25,7 +25,8 @@ class SimVariables:
                 if owner is None or await connection.fetchval("SELECT to_regclass($1)", table) is None:
                     continue
                 text = await connection.fetchval(f"SELECT variables::text FROM {table} WHERE {column} = $1", owner)
-                value = json.loads(text).get(name) if text else None
+                variables = json.loads(text) if text else None
+                value = variables.get(VARIABLES[scope]) if isinstance(variables, dict) else None
                 if isinstance(value, str) and value.strip():
-                    return value
-        return None
+                    found.append(value)
+        return found

@@ -41,7 +41,7 @@ CREATE TABLE user_global_database (
     lease_expires_at timestamptz,
     last_error text,
     current_period_cost_microcents bigint NOT NULL DEFAULT 0 CHECK (current_period_cost_microcents >= 0),
-    current_period_cost_cents bigint GENERATED ALWAYS AS ((current_period_cost_microcents + 500000) / 1000000) STORED,
+    current_period_cost_cents bigint GENERATED ALWAYS AS (current_period_cost_microcents / 1000000) STORED,
     last_consumption_sync timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
@@ -66,7 +66,7 @@ CREATE TABLE workspace_database (
     lease_expires_at timestamptz,
     last_error text,
     current_period_cost_microcents bigint NOT NULL DEFAULT 0 CHECK (current_period_cost_microcents >= 0),
-    current_period_cost_cents bigint GENERATED ALWAYS AS ((current_period_cost_microcents + 500000) / 1000000) STORED,
+    current_period_cost_cents bigint GENERATED ALWAYS AS (current_period_cost_microcents / 1000000) STORED,
     last_consumption_sync timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()

@@ -1,0 +1,252 @@
+"""What every provider does alike. A new implementation joins by one line in IMPLEMENTATIONS."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+
+from agentdb_mcp.embedded import EmbeddedPostgres
+from agentdb_mcp.errors import ProvisioningFailed
+from agentdb_mcp.models import Project, ProjectAccess, Scope, Secret
+from agentdb_mcp.neon_emulator import neon_emulator
+from agentdb_mcp.providers import Provider, open_provider, project_name
+
+WRONG_KEY = Secret("napi_" + "0" * 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A provider's far side, running: opens a provider on it with the right key, or with another one."""
+
+    connect: Callable[[Secret | None], AbstractAsyncContextManager[Provider]]
+    # What no message may show.
+    private: tuple[str, ...]
+
+
+@asynccontextmanager
+async def neon(postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
+    async with neon_emulator(postgres.uri().reveal()) as emulator:
+
+        def connect(key: Secret | None) -> AbstractAsyncContextManager[Provider]:
+            return open_provider(
+                "neon",
+                base_url=emulator.base_url,
+                api_key=key or Secret(emulator.api_key),
+                org_id=emulator.org_id,
+                compute_cu=0.25,
+            )
+
+        yield Service(connect, (emulator.api_key, emulator.base_url, urlsplit(emulator.base_url).netloc))
+
+
+IMPLEMENTATIONS = {"neon": neon}
+
+
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+async def service(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
+    async with IMPLEMENTATIONS[request.param](postgres) as running:
+        yield running
+
+
+@pytest.fixture
+async def provider(service: Service, superuser: asyncpg.Connection) -> AsyncIterator[Provider]:
+    async with service.connect(None) as provider:
+        yield provider
+    assert await connections_to_projects(superuser) == []
+
+
+@pytest.fixture
+def name() -> str:
+    return project_name(Scope.AGENT, secrets.token_hex(8))
+
+
+async def connections_to_projects(superuser: asyncpg.Connection) -> list[str]:
+    """Who is connected to other databases than the cluster's own, once those that are ending have ended."""
+    names: list[str] = []
+    with anyio.move_on_after(3):
+        while True:
+            rows = await superuser.fetch(
+                "SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                " AND datname <> ALL (ARRAY['postgres', 'neon_emulator'])"
+            )
+            names = [f"{row['datname']}: {row['application_name']}" for row in rows]
+            if not names:
+                break
+            await anyio.sleep(0.02)
+    return names
+
+
+async def ask(access: ProjectAccess, sql: str) -> object:
+    connection = await asyncpg.connect(access.uri.reveal())
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def test_what_was_never_made_is_not_found(provider: Provider, name: str) -> None:
+    assert await provider.find(name) == []
+
+
+async def test_a_project_is_found_by_its_whole_name_only(provider: Provider, name: str) -> None:
+    names = [name, f"{name}-2", f"x{name}", name.upper(), name[:-1]]
+    made = {each: await provider.create(each) for each in names}
+    for each in names:
+        assert [(project.id, project.name) for project in await provider.find(each)] == [(made[each].id, each)]
+    for project in made.values():
+        await provider.delete(project.id)
+
+
+async def test_projects_of_one_name_are_found_oldest_first(provider: Provider, name: str) -> None:
+    made = [await provider.create(name) for _ in range(3)]
+    assert [project.id for project in await provider.find(name)] == [project.id for project in made]
+    await provider.delete(made[0].id)
+    assert [project.id for project in await provider.find(name)] == [project.id for project in made[1:]]
+
+
+@pytest.mark.parametrize("owner", ["a b", "ünï-çødé", "100%_&?#/", "🙂", "x" * 200])
+async def test_a_name_of_any_characters_is_found_again(provider: Provider, owner: str) -> None:
+    full = project_name(Scope.GLOBAL, f"{owner}{secrets.token_hex(4)}")
+    created = await provider.create(full)
+    assert [project.id for project in await provider.find(full)] == [created.id]
+
+
+async def test_a_project_can_be_logged_in_to_as_soon_as_it_is_made(provider: Provider, name: str) -> None:
+    access = await provider.access(await provider.create(name))
+    parts = urlsplit(access.uri.reveal())
+    assert parts.path == f"/{access.database_name}"
+    assert parts.username == access.role_name
+    assert await ask(access, "SELECT current_database()") == access.database_name
+    assert await ask(access, "SELECT current_user") == access.role_name
+
+
+async def test_a_project_that_was_found_opens_as_the_one_that_was_made(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    (found,) = await provider.find(name)
+    assert await provider.access(found) == await provider.access(created)
+
+
+async def test_the_admin_may_make_the_roles_that_a_database_needs(provider: Provider, name: str) -> None:
+    access = await provider.access(await provider.create(name))
+    role = f"a_{secrets.token_hex(8)}"
+    connection = await asyncpg.connect(access.uri.reveal())
+    try:
+        await connection.execute(f"CREATE ROLE {role} NOLOGIN")
+        await connection.execute(f"GRANT CREATE ON SCHEMA public TO {role}")
+        assert await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+    finally:
+        await connection.close()
+
+
+async def test_one_projects_admin_does_not_get_into_another(provider: Provider, name: str) -> None:
+    mine = await provider.access(await provider.create(name))
+    other = await provider.access(await provider.create(f"{name}-other"))
+    trespassing = mine.uri.reveal().replace(f"/{mine.database_name}", f"/{other.database_name}")
+    with pytest.raises(asyncpg.PostgresError):
+        await asyncpg.connect(trespassing)
+
+
+async def test_names_of_databases_and_roles_tell_nothing_of_their_owner(provider: Provider, name: str) -> None:
+    access = await provider.access(await provider.create(name))
+    owner = name.removeprefix("agent-")
+    assert owner not in access.database_name + access.role_name
+
+
+async def test_twelve_projects_at_once_are_twelve_projects(provider: Provider, name: str) -> None:
+    made: list[Project] = []
+
+    async def create(number: int) -> None:
+        made.append(await provider.create(f"{name}-{number}"))
+
+    async with anyio.create_task_group() as group:
+        for number in range(12):
+            group.start_soon(create, number)
+    assert len({project.id for project in made}) == 12
+    async with anyio.create_task_group() as group:
+        for project in made:
+            group.start_soon(provider.delete, project.id)
+    assert await provider.find(f"{name}-0") == []
+
+
+async def test_a_deleted_project_is_gone_with_its_login(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    access = await provider.access(created)
+    await provider.delete(created.id)
+    assert await provider.find(name) == []
+    with pytest.raises(asyncpg.PostgresError):
+        await ask(access, "SELECT 1")
+
+
+async def test_deleting_twice_or_what_never_was_is_a_success(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.delete(created.id)
+    await provider.delete(created.id)
+    await provider.delete("never-was-12345678")
+
+
+async def test_deleting_ends_the_connections_that_are_open(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    connection = await asyncpg.connect((await provider.access(created)).uri.reveal())
+    await provider.delete(created.id)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await connection.fetchval("SELECT 1")
+    await connection.close()
+
+
+async def test_a_name_can_be_used_again_for_a_new_and_empty_project(provider: Provider, name: str) -> None:
+    first = await provider.create(name)
+    await ask(await provider.access(first), "CREATE TABLE kept ()")
+    await provider.delete(first.id)
+    second = await provider.create(name)
+    assert second.id != first.id
+    assert await ask(await provider.access(second), "SELECT to_regclass('kept')") is None
+
+
+async def test_the_way_into_a_project_that_is_gone_is_an_error_of_ours(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.delete(created.id)
+    with pytest.raises(ProvisioningFailed) as failed:
+        await provider.access(created)
+    assert failed.value.hint
+
+
+async def test_check_passes_with_the_right_key(provider: Provider) -> None:
+    await provider.check()
+
+
+@pytest.mark.parametrize("call", ["check", "find", "create", "delete", "access"])
+async def test_a_wrong_key_is_one_clear_sentence_without_a_secret(service: Service, call: str, name: str) -> None:
+    async with service.connect(WRONG_KEY) as refused:
+        calls = {
+            "check": refused.check,
+            "find": lambda: refused.find(name),
+            "create": lambda: refused.create(name),
+            "delete": lambda: refused.delete("some-project-12345678"),
+            "access": lambda: refused.access(Project("some-project-12345678", name, "br-some-12345678")),
+        }
+        with pytest.raises(ProvisioningFailed, match="key") as failed:
+            await calls[call]()
+    said = f"{failed.value} {failed.value.hint} {failed.value!r} {failed.value.as_dict()}"
+    assert failed.value.hint
+    assert not failed.value.retryable
+    assert not [private for private in (*service.private, WRONG_KEY.reveal()) if private in said]
+
+
+async def test_nothing_shows_a_login_by_accident(provider: Provider, name: str) -> None:
+    access = await provider.access(await provider.create(name))
+    password = urlsplit(access.uri.reveal()).password
+    assert password
+    assert password not in f"{access!r} {access!s} {access.uri}"
+
+
+async def test_a_provider_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match="no provider"):
+        async with open_provider("oracle", base_url="", api_key=WRONG_KEY, org_id=None, compute_cu=1):
+            pytest.fail("opened")

@@ -1,0 +1,368 @@
+"""A user's month: what statements cost, across servers, and what each state of the budget lets run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+
+from agentdb_mcp.bootstrap import Application, open_application
+from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, SqlError
+from agentdb_mcp.execution import Statement
+from agentdb_mcp.local_stack import LocalStack, local_stack
+from agentdb_mcp.models import BudgetReport, BudgetState, Scope, Tenant
+from agentdb_mcp.services import Usage
+from agentdb_mcp.settings import load_settings
+from agentdb_mcp.store import DatabaseStore
+from agentdb_mcp.store.control import create_database
+
+Opener = Callable[..., Awaitable[Application]]
+
+CENT = 1_000_000
+FREE = 200 * CENT
+# What the shipped policy takes for one suspend time-out of the smallest compute.
+ONE_AWAKENING = 220_833
+# One second of running at that size.
+SECOND = 737
+
+
+@pytest.fixture(scope="module")
+async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
+    async with local_stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def environ(stack: LocalStack) -> dict[str, str]:
+    """Settings with a control database of this file's own; tests differ by their user."""
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(stack.postgres.uri(), name)
+    return stack.environ() | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
+
+
+@pytest.fixture
+async def open_with(environ: dict[str, str]) -> AsyncIterator[Opener]:
+    async with AsyncExitStack() as exits:
+
+        async def open_one(**changes: str) -> Application:
+            return await exits.enter_async_context(open_application(load_settings(environ | changes)))
+
+        yield open_one
+
+
+@pytest.fixture
+async def application(open_with: Opener) -> Application:
+    return await open_with()
+
+
+@pytest.fixture
+def usage(application: Application) -> Usage:
+    return application.managed().usage
+
+
+@pytest.fixture
+async def tenant(application: Application) -> Tenant:
+    """A user with an agent database in use, which has cost nothing so far."""
+    tenant = Tenant(f"u{secrets.token_hex(6)}", f"w{secrets.token_hex(6)}")
+    lifecycle = application.managed().lifecycle
+    await lifecycle.identity.ensure_user(user_of(tenant))
+    await lifecycle.create_workspace(tenant.workspace_id or "", user_of(tenant), "Notes")
+    return tenant
+
+
+def user_of(tenant: Tenant) -> str:
+    assert tenant.user_id
+    return tenant.user_id
+
+
+async def query(application: Application, tenant: Tenant, sql: str, scope: Scope = Scope.AGENT) -> list[list[object]]:
+    return (await application.queries.execute(tenant, scope, [Statement(sql)])).results[0].rows
+
+
+async def spend(application: Application, tenant: Tenant, microcents: int) -> BudgetReport:
+    """Let the agent database have cost this much more, and this server know of it."""
+    managed = application.managed()
+    row = await managed.lifecycle.databases.find(Scope.AGENT, f"agent-{tenant.workspace_id}")
+    assert row is not None
+    await DatabaseStore(managed.control).add_costs({(Scope.AGENT, row.id): microcents})
+    return await managed.usage.report(user_of(tenant))
+
+
+def costs(report: BudgetReport) -> dict[str, int]:
+    return {each.name: each.cost_microcents for each in report.by_database}
+
+
+async def test_a_new_user_has_used_nothing(usage: Usage, tenant: Tenant) -> None:
+    report = await usage.report(user_of(tenant))
+    assert (report.used_microcents, report.limit_microcents, report.state, report.tier) == (
+        0,
+        FREE,
+        BudgetState.OK,
+        "free",
+    )
+    assert costs(report) == {"Notes": 0}
+    start, end = (datetime.fromisoformat(moment) for moment in (report.period_start, report.period_end))
+    assert timedelta(days=28) <= end - start <= timedelta(days=31)
+
+
+async def test_a_statement_costs_its_running_time_and_one_suspend_timeout(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    await query(application, tenant, "SELECT 1")
+    report = await usage.report(user_of(tenant))
+    assert ONE_AWAKENING <= costs(report)["Notes"] <= ONE_AWAKENING + 30 * SECOND
+
+
+async def test_many_statements_at_once_cost_little_more_than_one(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(30):
+            group.start_soon(query, application, tenant, "SELECT 1")
+    report = await usage.report(user_of(tenant))
+    assert ONE_AWAKENING <= report.used_microcents <= ONE_AWAKENING + 60 * SECOND
+
+
+async def test_a_statement_that_fails_costs_as_well(application: Application, usage: Usage, tenant: Tenant) -> None:
+    with pytest.raises(SqlError):
+        await query(application, tenant, "SELECT 1/0")
+    assert (await usage.report(user_of(tenant))).used_microcents >= ONE_AWAKENING
+
+
+async def test_each_database_has_its_own_cost_and_the_user_pays_the_sum(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    second = Tenant(tenant.user_id, f"{tenant.workspace_id}-2")
+    await query(application, tenant, "SELECT 1")
+    await query(application, second, "SELECT 1")
+    await query(application, tenant, "SELECT 1", Scope.GLOBAL)
+    report = await usage.report(user_of(tenant))
+    assert report.used_microcents == sum(costs(report).values())
+    assert costs(report).keys() == {"global", "Notes", second.workspace_id}
+    assert all(cost >= ONE_AWAKENING for cost in costs(report).values())
+    by_workspace = {each.workspace_id for each in report.by_database if each.scope is Scope.AGENT}
+    assert by_workspace == {tenant.workspace_id, second.workspace_id}
+
+
+async def test_costs_of_two_servers_add_up(open_with: Opener, environ: dict[str, str], tenant: Tenant) -> None:
+    for _ in range(2):
+        async with open_application(load_settings(environ)) as server:
+            await query(server, tenant, "SELECT 1")
+    report = await (await open_with()).managed().usage.report(user_of(tenant))
+    assert 2 * ONE_AWAKENING <= report.used_microcents <= 2 * ONE_AWAKENING + 60 * SECOND
+
+
+async def test_two_servers_that_store_at_once_lose_nothing(open_with: Opener, tenant: Tenant) -> None:
+    servers = [await open_with() for _ in range(3)]
+    for server in servers:
+        await query(server, tenant, "SELECT 1")
+    async with anyio.create_task_group() as group:
+        for server in servers:
+            for _ in range(4):
+                group.start_soon(server.managed().usage.flush)
+    report = await servers[0].managed().usage.report(user_of(tenant))
+    assert 3 * ONE_AWAKENING <= report.used_microcents <= 3 * ONE_AWAKENING + 90 * SECOND
+
+
+async def test_what_one_server_uses_up_stops_the_other(
+    open_with: Opener, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentdb_mcp.services.usage.REFRESH_S", 0.0)
+    one, other = await open_with(), await open_with()
+    await query(other, tenant, "CREATE TABLE t (n int)")
+    await spend(one, tenant, FREE)
+    with pytest.raises(BudgetExceeded):
+        await query(other, tenant, "INSERT INTO t VALUES (1)")
+
+
+async def test_the_budget_bites_at_the_next_statement(open_with: Opener, tenant: Tenant) -> None:
+    """At this price one awakening costs the free tier's whole month and one percent more."""
+    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="97")
+    await query(application, tenant, "CREATE TABLE t (n int)")
+    with pytest.raises(BudgetExceeded):
+        await query(application, tenant, "INSERT INTO t VALUES (1)")
+    assert await query(application, tenant, "SELECT count(*) FROM t") == [[0]]
+
+
+READS = ["SELECT count(*) FROM t", "EXPLAIN SELECT * FROM t", "SHOW server_version"]
+WRITES = ["INSERT INTO t VALUES (1)", "UPDATE t SET n = 2", "DELETE FROM t", "TRUNCATE t", "CREATE TABLE u (n int)"]
+DROPS = ["DROP TABLE IF EXISTS old"]
+
+
+@pytest.mark.parametrize(
+    ("percent", "state", "allowed", "refused"),
+    [
+        (79, BudgetState.OK, READS + WRITES + DROPS, []),
+        (80, BudgetState.WARNING, READS + WRITES + DROPS, []),
+        (100, BudgetState.EXCEEDED, READS + DROPS, WRITES),
+        (110, BudgetState.PAUSED, [], READS + WRITES + DROPS),
+    ],
+    ids=["ok", "warning", "exceeded", "paused"],
+)
+async def test_each_state_lets_run_what_the_policy_says(
+    application: Application,
+    tenant: Tenant,
+    percent: int,
+    state: BudgetState,
+    allowed: list[str],
+    refused: list[str],
+) -> None:
+    for table in ("t", "old"):
+        await query(application, tenant, f"CREATE TABLE {table} (n int)")
+    used = (await application.managed().usage.report(user_of(tenant))).used_microcents
+    report = await spend(application, tenant, FREE * percent // 100 - used)
+    assert report.state is state
+    for sql in allowed:
+        await query(application, tenant, sql)
+    for sql in refused:
+        with pytest.raises(BudgetExceeded) as error:
+            await query(application, tenant, sql)
+        assert error.value.code == "budget_exceeded"
+        assert report.period_end in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("percent", [79, 80, 100])
+async def test_answers_carry_a_note_from_the_warning_on(application: Application, tenant: Tenant, percent: int) -> None:
+    await spend(application, tenant, FREE * percent // 100)
+    answer = await application.queries.execute(tenant, Scope.AGENT, [Statement("SELECT 1")])
+    if percent < 80:
+        assert answer.budget_note is None
+    else:
+        assert answer.budget_note is not None
+        assert "$2.00" in answer.budget_note
+
+
+async def test_an_exceeded_budget_holds_for_the_global_database_too_and_for_no_other_user(
+    application: Application, tenant: Tenant
+) -> None:
+    other = Tenant(f"{tenant.user_id}-other", f"{tenant.workspace_id}-other")
+    await query(application, other, "CREATE TABLE t (n int)")
+    await spend(application, tenant, FREE)
+    for scope in Scope:
+        with pytest.raises(BudgetExceeded):
+            await query(application, tenant, "CREATE TABLE t (n int)", scope)
+    await query(application, other, "INSERT INTO t VALUES (1)")
+
+
+async def test_in_a_transaction_one_refused_statement_refuses_all(application: Application, tenant: Tenant) -> None:
+    await query(application, tenant, "CREATE TABLE t (n int)")
+    await spend(application, tenant, FREE)
+    with pytest.raises(BudgetExceeded):
+        await application.queries.execute(
+            tenant, Scope.AGENT, [Statement("DROP TABLE t"), Statement("CREATE TABLE u (n int)")], transaction=True
+        )
+    assert await query(application, tenant, "SELECT to_regclass('t') IS NULL") == [[False]]
+
+
+async def test_a_new_period_lifts_what_the_old_one_refused(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    before = await spend(application, tenant, 2 * FREE)
+    with pytest.raises(BudgetExceeded):
+        await query(application, tenant, "SELECT 1")
+    after = await usage.reset(user_of(tenant))
+    assert (after.used_microcents, after.state) == (0, BudgetState.OK)
+    assert after.period_start >= before.period_start
+    assert await query(application, tenant, "SELECT 1") == [[1]]
+
+
+async def test_what_was_metered_before_a_new_period_is_not_counted_in_it(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    await query(application, tenant, "SELECT 1")
+    assert (await usage.reset(user_of(tenant))).used_microcents == 0
+    assert (await usage.report(user_of(tenant))).used_microcents == 0
+
+
+async def test_a_tier_change_moves_the_limit_at_once_in_both_directions(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    await spend(application, tenant, FREE)
+    with pytest.raises(BudgetExceeded):
+        await query(application, tenant, "CREATE TABLE t (n int)")
+    paid = await usage.set_tier(user_of(tenant), "paid")
+    assert (paid.tier, paid.limit_microcents, paid.state) == ("paid", 2000 * CENT, BudgetState.OK)
+    await query(application, tenant, "CREATE TABLE t (n int)")
+    free = await usage.set_tier(user_of(tenant), "free")
+    assert free.state is BudgetState.EXCEEDED
+    with pytest.raises(BudgetExceeded):
+        await query(application, tenant, "INSERT INTO t VALUES (1)")
+
+
+async def test_a_custom_limit_counts_instead_of_the_tiers_until_it_is_taken_back(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    user = user_of(tenant)
+    assert (await usage.set_tier(user, "free", 5_000)).limit_microcents == 5_000 * CENT
+    nothing = await usage.set_tier(user, "free", 0)
+    assert (nothing.limit_microcents, nothing.state) == (0, BudgetState.EXCEEDED)
+    assert await query(application, tenant, "SELECT 1") == [[1]]
+    assert (await usage.set_tier(user, "free")).limit_microcents == FREE
+
+
+async def test_a_tier_or_a_user_that_is_not_there_is_refused_by_name(usage: Usage, tenant: Tenant) -> None:
+    with pytest.raises(InvalidArgument, match="no tier gold") as refused:
+        await usage.set_tier(user_of(tenant), "gold")
+    assert "free, paid, enterprise" in (refused.value.hint or "")
+    for call in (usage.report, usage.reset):
+        with pytest.raises(InvalidArgument, match="no user nobody"):
+            await call("nobody")
+
+
+async def test_the_documents_columns_follow_the_report(
+    environ: dict[str, str], application: Application, tenant: Tenant
+) -> None:
+    await spend(application, tenant, FREE + 50 * CENT)
+    connection = await asyncpg.connect(environ["AGENTDB_CONTROL_URL"])
+    stored = await connection.fetchrow(
+        "SELECT b.total_cost_cents, b.budget_exceeded, w.current_period_cost_cents"
+        " FROM user_db_budget AS b JOIN workspace_database AS w USING (user_id) WHERE user_id = $1",
+        tenant.user_id,
+    )
+    await connection.close()
+    assert tuple(stored) == (250, True, 250)
+
+
+async def test_costs_survive_a_control_database_that_is_away_for_a_while(
+    stack: LocalStack, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentdb_mcp.services.usage.REFRESH_S", 0.0)
+    tenant = Tenant("u-away", "w-away")
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(stack.postgres.uri(), name)
+    superuser = await asyncpg.connect(stack.postgres.uri().reveal())
+    settings = load_settings(environ | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()})
+    async with open_application(settings) as application:
+        await query(application, tenant, "SELECT 1")
+        await superuser.fetch("SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE datname = $1", name)
+        await superuser.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
+        assert await query(application, tenant, "SELECT 1") == [[1]]
+        await superuser.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
+        report = await application.managed().usage.report("u-away")
+    await superuser.close()
+    assert ONE_AWAKENING <= report.used_microcents <= ONE_AWAKENING + 60 * SECOND
+
+
+async def test_a_users_own_database_costs_nothing(
+    stack: LocalStack, open_with: Opener, usage: Usage, tenant: Tenant
+) -> None:
+    application = await open_with(AGENT_DB_URL=stack.postgres.uri().reveal())
+    before = await spend(application, tenant, 2 * FREE)
+    assert await query(application, tenant, "SELECT 1") == [[1]]
+    assert costs(await usage.report(user_of(tenant))) == costs(before)
+
+
+async def test_nothing_of_a_refusal_names_the_database(application: Application, tenant: Tenant) -> None:
+    await spend(application, tenant, 2 * FREE)
+    found = await application.queries._databases.open(tenant, Scope.AGENT)
+    parts = urlsplit(found.target.uri.reveal())
+    with pytest.raises(AgentDBError) as refused:
+        await query(application, tenant, "SELECT 1")
+    said = f"{refused.value.as_dict()}"
+    assert not [part for part in (parts.username, parts.password, parts.path[1:], str(parts.port)) if str(part) in said]
