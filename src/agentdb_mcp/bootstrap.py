@@ -17,7 +17,7 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import Provider, open_provider
 from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Usage
-from agentdb_mcp.services.databases import Control
+from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, SimVariables
 
@@ -110,7 +110,11 @@ async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provide
 
 def _policy(settings: Settings) -> Policy:
     compute, storage = settings.compute_price, settings.storage_price
-    return load_policy(settings.policy_path).with_prices(
+    try:
+        policy = load_policy(settings.policy_path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"AGENTDB_POLICY: {error.message}", hint=error.hint) from None
+    return policy.with_prices(
         compute=None if compute is None else str(compute), storage=None if storage is None else str(storage)
     )
 
@@ -129,6 +133,9 @@ def _cipher(settings: Settings) -> Cipher | None:
 
 def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:
     """Whether a stdio server has anything to serve. Raises ConfigurationError naming what is missing."""
+    cipher = _cipher(settings)
+    given = {"AGENT_DB_URL": settings.agent_db_url, "GLOBAL_DB_URL": settings.global_db_url}
+    urls = [url for name, value in given.items() if value and (url := plain_url(value.reveal(), name, cipher))]
     if settings.control_url is not None:
         if settings.user_id is None:
             raise ConfigurationError(
@@ -136,9 +143,9 @@ def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:
             )
         if settings.workspace_id is None and fixed_scope is Scope.AGENT:
             raise ConfigurationError("AGENTDB_WORKSPACE_ID is missing.", hint="`--scope agent` serves one workspace.")
-    elif settings.agent_db_url is None and settings.global_db_url is None:
+    elif not urls:
         raise ConfigurationError(
-            "There is no database to serve.",
-            hint="Set AGENT_DB_URL or GLOBAL_DB_URL to a postgresql:// URL, or AGENTDB_CONTROL_URL, AGENTDB_USER_ID and"
+            "There is no database to serve: AGENT_DB_URL and GLOBAL_DB_URL are missing or unresolved.",
+            hint="Set one of them to a postgresql:// URL, or AGENTDB_CONTROL_URL, AGENTDB_USER_ID and"
             " AGENTDB_WORKSPACE_ID to have databases made on first use.",
         )

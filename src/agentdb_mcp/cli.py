@@ -51,7 +51,8 @@ def options(
 def main() -> None:
     """Run a command; turn an error into one line."""
     try:
-        app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except AgentDBError as error:
         _fail(error)
     except typer.Exit as done:

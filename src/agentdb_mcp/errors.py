@@ -24,6 +24,8 @@ class AgentDBError(Exception):
     """An error made for its reader: `message` says what was wrong, `hint` what to do next."""
 
     code: ClassVar[str] = "internal"
+    # Whether `message` is text that came from a database, where somebody may have written it.
+    untrusted: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,9 +86,10 @@ class ProvisioningFailed(AgentDBError):
 
 
 class SqlError(AgentDBError):
-    """Postgres refused or failed the statement."""
+    """Postgres refused or failed the statement; the message is its own, and may be an agent's."""
 
     code = "sql_error"
+    untrusted = True
 
 
 class StatementTimeout(AgentDBError):

@@ -12,7 +12,9 @@ from typing import Any
 import anyio
 
 from agentdb_mcp.bootstrap import open_application
+from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable
 from agentdb_mcp.local_stack import LocalStack, local_stack
+from agentdb_mcp.services.databases import plain_url
 from agentdb_mcp.settings import load_settings
 
 USER = "demo"
@@ -44,7 +46,7 @@ async def run_up(data_dir: Path, bin_dir: Path | None, as_json: bool) -> None:
 async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None) -> None:
     """The local Neon API alone."""
     from agentdb_mcp.embedded import embedded_postgres
-    from agentdb_mcp.neon_emulator import neon_emulator
+    from agentdb_mcp.neon_emulator import ClusterUnavailableError, neon_emulator
 
     async def serve(url: str) -> None:
         async with neon_emulator(url, port=port) as emulator:
@@ -53,7 +55,12 @@ async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None
             await _until_asked()
 
     if postgres_url is not None:
-        await serve(postgres_url)
+        if (url := plain_url(postgres_url, "--pg", None)) is None:
+            raise ConfigurationError("--pg is not a postgresql:// URL.")
+        try:
+            await serve(url.reveal())
+        except ClusterUnavailableError as error:
+            raise DatabaseUnavailable(f"The Postgres of --pg cannot be used ({error}).") from None
         return
     async with embedded_postgres(bin_dir=bin_dir) as postgres:
         await serve(postgres.uri().reveal())

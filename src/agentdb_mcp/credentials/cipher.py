@@ -55,7 +55,7 @@ class Cipher:
         """Open `iv:ciphertext:tag` or `iv:tag:ciphertext`, whichever authenticates under one of the keys."""
         if not looks_encrypted(stored):
             raise DecryptionError(
-                "the stored value is not an encrypted string of three hexadecimal parts; it may have been cut",
+                "The stored value is not an encrypted string of three hexadecimal parts; it may have been cut",
                 hint="Store the value again, or remove it so that it is made anew.",
             )
         plain = self._open(stored.strip())
@@ -64,7 +64,7 @@ class Cipher:
         text = _decoded(plain)
         if text is None:
             raise DecryptionError(
-                "the stored value was decrypted, but it is not text",
+                "The stored value was decrypted, but it is not text",
                 hint="Store the value again as UTF-8 text.",
             )
         return Secret(text)
@@ -81,11 +81,11 @@ class Cipher:
     def _does_not_open(self) -> DecryptionError:
         if not self._readers:
             return DecryptionError(
-                f"the stored value is encrypted, and {self._setting} is not set",
+                f"The stored value is encrypted, and {self._setting} is not set",
                 hint=f"Set {self._setting} to the key that the value was written with.",
             )
         return DecryptionError(
-            "the stored value opens with none of the configured keys: it was written with another key, "
+            "The stored value opens with none of the configured keys: it was written with another key, "
             "or changed since",
             hint=f"Add the key it was written with at the end of {self._setting} "
             f"(or set {self._also_setting}), or store the value again.",
@@ -118,7 +118,7 @@ def _encoded(plain: Secret) -> bytes:
     data = plain.reveal().encode("utf-8", errors="replace")
     if data.decode() != plain.reveal():
         raise InvalidArgument(
-            "the value to encrypt is not valid Unicode text", hint="Send it as UTF-8 without lone surrogates."
+            "The value to encrypt is not valid Unicode text", hint="Send it as UTF-8 without lone surrogates."
         )
     return data
 

@@ -19,7 +19,18 @@ CONNECTION_ERRORS = (
     asyncpg.CrashShutdownError,
 )
 
+# By SQLSTATE, else by its class.
 _HINTS = {
+    "22": "Check the values against the types, and cast or bound them in the SQL.",
+    "22012": "Guard the division, for instance with NULLIF(divisor, 0).",
+    "23": "Change the values so that they keep the table's constraints; get_object_details lists them.",
+    "23502": "Give the column a value, or a default.",
+    "23503": "Insert the row that is referred to first, or remove what refers to this one.",
+    "23505": "Use another key, or INSERT … ON CONFLICT … DO UPDATE.",
+    "42": "Change the statement; list_objects and get_object_details show what there is.",
+    "42803": "Add the column to GROUP BY, or use it in an aggregate.",
+    "42P07": "It exists already: use another name, IF NOT EXISTS, or ALTER it.",
+    "53": "Make the statement smaller, or run it again later.",
     "42501": "Work in schema public or in a schema that you created; other objects are outside of your walls.",
     "42601": "Send one statement a call; for several use execute_transaction.",
     "42P01": "List what there is with list_objects, and qualify the name with its schema.",
@@ -48,9 +59,10 @@ def statement_error(error: asyncpg.PostgresError) -> AgentDBError:
         )
     message = _cut(error.args[0] if error.args else "Postgres refused the statement")
     detail = getattr(error, "detail", None)
+    parts = [message, _cut(detail) if detail else "", _cut(getattr(error, "hint", None) or "")]
     return SqlError(
-        f"{message}. {_cut(detail)}" if detail else message,
-        hint=getattr(error, "hint", None) or _HINTS.get(sqlstate),
+        ". ".join(part.rstrip(".") for part in parts if part),
+        hint=_HINTS.get(sqlstate) or _HINTS.get(sqlstate[:2]) or "Change the statement and run it again.",
         sqlstate=sqlstate,
         position=_position(error),
         retryable=sqlstate in {"40001", "40P01", "55P03"},
@@ -74,6 +86,10 @@ def connection_error(error: BaseException) -> AgentDBError:
             return NotAllowed("The database does not let this login in.")
         case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
             return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
+        case ValueError():
+            return DatabaseUnavailable(
+                "The database's URL cannot be read.", hint="Percent-encode special characters of user and password."
+            )
         case asyncpg.InterfaceError():
             return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
         case _:

@@ -67,7 +67,7 @@ async def open_session(target: DatabaseTarget, **driver: object) -> GuardedConne
             connection = await (
                 _open_sealed(target, target.role, driver) if target.role else _open_plain(target, driver)
             )
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError, ValueError) as error:
         raise connection_error(error) from None
     speak_text(connection)
     guard.install(connection)

@@ -61,8 +61,9 @@ async def run(
     if await _learn_types(connection, oids, catalog):
         statement.mark_unprepared()  # the look-up took the place of the unnamed statement
     arguments = _encode_all(params, parameter_oids, catalog)
-    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", max_rows, True, None)
-    return _result(_Answer(columns, rows, (tag or b"").decode(), bool(complete)), max_bytes, catalog)
+    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", max_rows + 1, True, None)
+    complete = bool(complete) and len(rows) <= max_rows
+    return _result(_Answer(columns, rows[:max_rows], (tag or b"").decode(), complete), max_bytes, catalog)
 
 
 def _check_text(sql: str) -> None:

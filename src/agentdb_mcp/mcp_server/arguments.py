@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Scope
+from agentdb_mcp.policy import LimitRules
 
 ObjectType = Literal["table", "view", "sequence", "extension"]
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -60,7 +61,7 @@ class TransactionStatement(Arguments):
 
 class ExecuteTransaction(Arguments):
     statements: list[TransactionStatement] = Field(
-        min_length=1, max_length=50, description="The statements, in order; all of them take effect or none."
+        min_length=1, description="The statements, in order; all of them take effect or none."
     )
 
 
@@ -76,11 +77,24 @@ DATABASE_ARGUMENT: dict[str, Any] = {
 }
 
 
-def input_schema(model: type[Arguments], *, with_database: bool) -> dict[str, Any]:
-    """JSON Schema 2020-12, without the noise that pydantic adds; `database` where the scope is not fixed."""
+def input_schema(model: type[Arguments], limits: LimitRules, *, with_database: bool) -> dict[str, Any]:
+    """JSON Schema 2020-12 with the policy's bounds, without pydantic's noise; `database` if the scope is not fixed."""
     schema: dict[str, Any] = _without_titles(model.model_json_schema())
     schema.pop("description", None)
     schema.setdefault("properties", {})
+    for part in (schema, *schema.get("$defs", {}).values()):
+        properties = part.get("properties", {})
+        if "sql" in properties:
+            properties["sql"]["maxLength"] = limits.max_sql_bytes
+        if "max_rows" in properties:
+            properties["max_rows"] = {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": limits.max_rows,
+                "description": properties["max_rows"]["description"],
+            }
+        if "statements" in properties:
+            properties["statements"]["maxItems"] = limits.max_statements
     if with_database:
         schema["properties"]["database"] = DATABASE_ARGUMENT
     return schema

@@ -157,7 +157,7 @@ def _shares(report: BudgetReport, total_cents: int) -> list[int]:
 
 def error(failure: AgentDBError) -> Rendered:
     """One sentence on what was wrong, where, and what to do next; many clients show this text alone."""
-    parts = [_sentence(failure.message)]
+    parts = [f"Postgres answered: {framed(failure.message, ' ')}" if failure.untrusted else _sentence(failure.message)]
     if failure.sqlstate:
         place = f", at character {failure.position}" if failure.position else ""
         parts.append(f"(SQLSTATE {failure.sqlstate}{place})")
@@ -166,10 +166,10 @@ def error(failure: AgentDBError) -> Rendered:
     return Rendered({"error": failure.as_dict()}, " ".join(parts))
 
 
-def framed(text: str) -> str:
+def framed(text: str, gap: str = "\n") -> str:
     """Mark text as data from a database; the mark cannot be guessed by whoever wrote the data."""
     mark = f"untrusted-data-{secrets.token_hex(8)}"
-    return f"<{mark}>\n{text}\n</{mark}>"
+    return f"<{mark}>{gap}{text}{gap}</{mark}>"
 
 
 def compact(value: object) -> str:

@@ -19,12 +19,13 @@ from mcp_types import (
 from mcp_types import Tool as McpTool
 
 from agentdb_mcp import __version__
-from agentdb_mcp.errors import AgentDBError, Internal, InvalidArgument
+from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, Internal, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.mcp_server import rendering
 from agentdb_mcp.mcp_server.arguments import input_schema, parse
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations, Tool
 from agentdb_mcp.models import Scope
+from agentdb_mcp.policy import LimitRules
 
 log = get_logger(__name__)
 
@@ -37,7 +38,7 @@ _INSTRUCTIONS = (
 def build_server(operations: Operations, fixed_scope: Scope | None = None) -> Server[Any]:
     """A server for one tenant; with `fixed_scope` the tools take no `database` argument."""
     by_name = {tool.name: tool for tool in TOOLS}
-    listed = [_listed(tool, fixed_scope) for tool in TOOLS]
+    listed = [_listed(tool, fixed_scope, operations.policy.limits) for tool in TOOLS]
 
     async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=listed)
@@ -48,7 +49,8 @@ def build_server(operations: Operations, fixed_scope: Scope | None = None) -> Se
             raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:80]!r}; tools/list names them.")
         try:
             answer = await _call(tool, operations, dict(params.arguments or {}), fixed_scope)
-        except AgentDBError as error:
+        except AgentDBError as caught:
+            error = _for_caller(caught)
             log.info("call failed", tool=tool.name, code=error.code, sqlstate=error.sqlstate)
             return _result(rendering.error(error), is_error=True)
         except Exception:
@@ -71,9 +73,16 @@ async def _call(
     tool: Tool, operations: Operations, given: dict[str, Any], fixed_scope: Scope | None
 ) -> rendering.Rendered:
     scope = fixed_scope or Scope.AGENT
-    if tool.takes_database and fixed_scope is None and "database" in given:
+    if fixed_scope is None and "database" in given:
         scope = _scope(given.pop("database"))
     return await tool.handler(operations, scope, parse(tool.arguments, given))
+
+
+def _for_caller(error: AgentDBError) -> AgentDBError:
+    """A wrong setting that shows only now is, for an agent, a database that is not there."""
+    if isinstance(error, ConfigurationError):
+        return DatabaseUnavailable(error.message, hint=error.hint)
+    return error
 
 
 def _scope(value: object) -> Scope:
@@ -88,12 +97,12 @@ def _result(answer: rendering.Rendered, *, is_error: bool = False) -> CallToolRe
     )
 
 
-def _listed(tool: Tool, fixed_scope: Scope | None) -> McpTool:
+def _listed(tool: Tool, fixed_scope: Scope | None, limits: LimitRules) -> McpTool:
     return McpTool(
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        input_schema=input_schema(tool.arguments, with_database=tool.takes_database and fixed_scope is None),
+        input_schema=input_schema(tool.arguments, limits, with_database=fixed_scope is None),
         output_schema=tool.output_schema,
         annotations=ToolAnnotations(
             read_only_hint=tool.read_only,

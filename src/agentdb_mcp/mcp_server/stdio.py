@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -18,6 +19,7 @@ from typing import Any
 import anyio
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp_types import PARSE_ERROR
 
 MAX_LINE = 32 * 1024 * 1024
 
@@ -41,8 +43,9 @@ async def _end_on_signal(scope: anyio.CancelScope) -> None:
 class _Lines:
     """Standard input, line by line."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, output: _Output) -> None:
         self._reader = reader
+        self._output = output
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -54,7 +57,25 @@ class _Lines:
             return "\n"
         if not line:
             raise StopAsyncIteration
+        if b"\\u" in line and (refusal := _surrogate_refusal(line)) is not None:
+            await self._output.write(refusal)
+            await self._output.flush()
+            return await self.__anext__()
         return line.decode("utf-8", errors="replace")
+
+
+def _surrogate_refusal(line: bytes) -> str | None:
+    """The answer to a request that escapes half of a surrogate pair: the SDK would drop it without a word."""
+    try:
+        message = json.loads(line)
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        error = {"code": PARSE_ERROR, "message": "The request is not valid Unicode: it holds half of a surrogate pair."}
+        identifier = message.get("id") if isinstance(message, dict) else None
+        return json.dumps({"jsonrpc": "2.0", "id": identifier, "error": error}) + "\n"
+    except (ValueError, RecursionError):
+        return None
+    return None
 
 
 class _Output:
@@ -88,7 +109,8 @@ async def _streams() -> AsyncIterator[tuple[_Lines | None, _Output | None]]:
         )
         writer = asyncio.StreamWriter(write_transport, protocol, None, loop)
         try:
-            yield _Lines(reader), _Output(writer)
+            output = _Output(writer)
+            yield _Lines(reader, output), output
         finally:
             read_transport.close()
             write_transport.close()

@@ -40,7 +40,6 @@ class Tool:
     read_only: bool = True
     destructive: bool = False
     idempotent: bool = True
-    takes_database: bool = True
 
 
 async def _list_schemas(do: Operations, scope: Scope, _: args.ListSchemas) -> Rendered:
@@ -179,6 +178,5 @@ TOOLS = (
         args.GetBudget,
         schemas.BUDGET,
         _get_budget,
-        takes_database=False,
     ),
 )

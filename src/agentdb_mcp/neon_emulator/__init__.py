@@ -36,6 +36,10 @@ class Emulator:
     org_id: str
 
 
+class ClusterUnavailableError(Exception):
+    """The cluster cannot be reached with the URI given; says how it failed, never where."""
+
+
 @asynccontextmanager
 async def neon_emulator(
     postgres_uri: str, *, host: str = "127.0.0.1", port: int = 0, api_key: str | None = None
@@ -59,7 +63,10 @@ async def neon_emulator(
 @asynccontextmanager
 async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
     """Connections to the emulator's own database, which is made when missing."""
-    connection = await location.connect("postgres")
+    try:
+        connection = await location.connect("postgres")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        raise ClusterUnavailableError(type(error).__name__) from None
     try:
         name = location.own_database
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):

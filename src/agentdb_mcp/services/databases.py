@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import anyio
 
-from agentdb_mcp.credentials.cipher import Cipher, looks_encrypted
+from agentdb_mcp.credentials.cipher import Cipher, DecryptionError, looks_encrypted
 from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, NotAllowed
 from agentdb_mcp.logs import register_secret
@@ -97,26 +98,50 @@ class Databases:
         return OpenDatabase(target, scope, row.access_mode, row.id, row.user_id)
 
     def _plain_url(self, value: str, name: str) -> Secret | None:
-        """The URL in a variable: plain or encrypted; None for a reference, which counts as missing."""
-        value = value.strip()
-        if not value or is_own_reference(value) or is_unresolved(value):
-            return None
-        if looks_encrypted(value):
-            return self._plain_url(self._decrypt(value).reveal(), name)
-        if not value.startswith(_SCHEMES):
-            raise ConfigurationError(
-                f"{name} is neither a postgresql:// URL, an encrypted one, nor a reference.",
-                hint=f"Whoever runs the server: set {name} to one of these, or leave it out.",
-            )
-        return Secret(value)
+        return plain_url(value, name, self._cipher)
 
     def _decrypt(self, stored: str) -> Secret:
-        if self._cipher is None:
-            raise ConfigurationError(
-                "A connection string is encrypted and there is no key.",
-                hint="Whoever runs the server: set AGENTDB_ENCRYPTION_KEYS, or ENCRYPTION_KEY for Sim's variables.",
-            )
-        return self._cipher.decrypt(stored)
+        return _decrypt(stored, self._cipher)
+
+
+def plain_url(value: str, name: str, cipher: Cipher | None) -> Secret | None:
+    """The URL in a variable, plain or encrypted; None for a reference, which counts as missing.
+
+    Raises ConfigurationError that names the variable, never its value.
+    """
+    value = value.strip()
+    if not value or is_own_reference(value) or is_unresolved(value):
+        return None
+    if looks_encrypted(value):
+        try:
+            return plain_url(_decrypt(value, cipher).reveal(), name, cipher)
+        except DecryptionError as error:
+            raise ConfigurationError(f"{name}: {error.message}", hint=error.hint) from None
+    if not value.startswith(_SCHEMES) or not _has_readable_parts(value):
+        raise ConfigurationError(
+            f"{name} is neither a postgresql:// URL, an encrypted one, nor a reference.",
+            hint=f"Whoever runs the server: set {name} to one of these, or leave it out. In a URL, percent-encode"
+            " special characters of the user and the password.",
+        )
+    return Secret(value)
+
+
+def _has_readable_parts(url: str) -> bool:
+    """Whether a driver can tell host and port; its own complaint would quote a part of the password."""
+    try:
+        parts = urlsplit(url)
+        return not parts.fragment and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return "," in url  # several hosts
+
+
+def _decrypt(stored: str, cipher: Cipher | None) -> Secret:
+    if cipher is None:
+        raise ConfigurationError(
+            "A connection string is encrypted and there is no key.",
+            hint="Whoever runs the server: set AGENTDB_ENCRYPTION_KEYS, or ENCRYPTION_KEY for Sim's variables.",
+        )
+    return cipher.decrypt(stored)
 
 
 async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:

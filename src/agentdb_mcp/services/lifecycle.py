@@ -84,4 +84,4 @@ class Lifecycle:
         try:
             await self.provisioning.remove(row)
         except AgentDBError as error:  # the tombstone is written: reconcile removes what is left
-            log.warning("undo left a tombstone", project=row.project_name, code=error.code)
+            log.debug("undo left a tombstone", project=row.project_name, code=error.code)

@@ -80,6 +80,11 @@ class Queries:
     async def _execute(
         self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], max_rows: int | None, transaction: bool
     ) -> Answer:
+        if len(statements) > (most := self._policy.limits.max_statements):
+            raise InvalidArgument(
+                f"statements holds {len(statements)}; at most {most} fit into one transaction.",
+                hint="Write many rows with one INSERT, or send several transactions.",
+            )
         facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
         database = await self._databases.open(tenant, scope)
         state, report = await self._budget(database)

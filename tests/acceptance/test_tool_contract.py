@@ -1,0 +1,235 @@
+"""What tools/list promises, and that answers and errors keep it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Serve, ServeFactory
+
+READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget"}
+WRITERS = {"execute_sql", "execute_transaction"}
+OBJECT_TYPES = ["table", "view", "sequence", "extension"]
+ARGUMENTS = {
+    "list_schemas": {"database"},
+    "list_objects": {"database", "schema_name", "object_type"},
+    "get_object_details": {"database", "schema_name", "object_name", "object_type"},
+    "execute_sql": {"database", "sql", "params", "max_rows"},
+    "execute_transaction": {"database", "statements"},
+}
+
+
+def parts(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema inside a schema, with where it stands."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from parts(item, place)
+        return
+    if not isinstance(schema, dict):
+        return
+    yield place, schema
+    for key in ("items", "anyOf", "oneOf", "allOf", "prefixItems"):
+        yield from parts(schema.get(key), place)
+    for key in ("properties", "$defs"):
+        for name, inner in schema.get(key, {}).items():
+            yield from parts(inner, f"{place}.{name}")
+
+
+async def test_the_six_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
+    assert set(agent.tools) >= READERS | WRITERS
+    for tool in agent.tools.values():
+        assert tool["title"]
+        assert len(tool["description"]) > 20
+        hints = tool["annotations"]
+        for hint in ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"):
+            assert isinstance(hints[hint], bool), (tool["name"], hint)
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+async def test_a_tool_that_only_looks_says_so(agent: Serve, name: str) -> None:
+    hints = agent.tools[name]["annotations"]
+    assert hints["readOnlyHint"] is True
+    assert hints["destructiveHint"] is False
+    assert hints["idempotentHint"] is True
+    assert hints["openWorldHint"] is False
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+async def test_a_tool_that_runs_sql_warns_that_it_may_change_or_destroy(agent: Serve, name: str) -> None:
+    hints = agent.tools[name]["annotations"]
+    assert hints["readOnlyHint"] is False
+    assert hints["destructiveHint"] is True
+    assert hints["idempotentHint"] is False
+    assert hints["openWorldHint"] is False
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+async def test_a_tool_takes_the_arguments_of_the_contract_and_no_others(agent: Serve, name: str) -> None:
+    schema = agent.tools[name]["inputSchema"]
+    Draft202012Validator.check_schema(schema)
+    assert schema["type"] == "object"
+    assert set(schema["properties"]) == ARGUMENTS[name]
+    database = schema["properties"]["database"]
+    assert sorted(database["enum"]) == ["agent", "global"]
+    assert database["default"] == "agent"
+    assert "database" not in schema.get("required", [])
+
+
+async def test_required_arguments_are_those_without_which_a_call_has_no_meaning(agent: Serve) -> None:
+    required = {name: set(agent.tools[name]["inputSchema"].get("required", [])) for name in ARGUMENTS}
+    assert required["execute_sql"] == {"sql"}
+    assert required["execute_transaction"] == {"statements"}
+    assert required["list_schemas"] == set()
+    assert "object_name" in required["get_object_details"]
+
+
+async def test_object_types_are_a_closed_list(agent: Serve) -> None:
+    for name in ("list_objects", "get_object_details"):
+        kind = agent.tools[name]["inputSchema"]["properties"]["object_type"]
+        assert kind["enum"] == OBJECT_TYPES
+        assert kind["default"] == "table"
+
+
+async def test_unknown_arguments_are_refused_by_every_input_schema_at_every_depth(agent: Serve) -> None:
+    for tool in agent.tools.values():
+        for place, schema in parts(tool["inputSchema"]):
+            if schema.get("type") == "object" and ("properties" in schema or not place):
+                assert schema.get("additionalProperties") is False, (tool["name"], place)
+
+
+async def test_every_argument_is_described(agent: Serve) -> None:
+    for tool in agent.tools.values():
+        for place, schema in parts(tool["inputSchema"]):
+            for name, argument in schema.get("properties", {}).items():
+                assert argument.get("description"), (tool["name"], place, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "bounds"),
+    [
+        ("list_objects", "schema_name", {"minLength", "maxLength"}),
+        ("get_object_details", "object_name", {"minLength", "maxLength"}),
+        ("execute_sql", "sql", {"minLength", "maxLength"}),
+        ("execute_sql", "params", {"maxItems"}),
+        ("execute_sql", "max_rows", {"minimum", "maximum"}),
+        ("execute_transaction", "statements", {"minItems", "maxItems"}),
+    ],
+)
+async def test_an_argument_tells_its_bounds(agent: Serve, name: str, argument: str, bounds: set[str]) -> None:
+    schema = agent.tools[name]["inputSchema"]["properties"][argument]
+    told = {key for _, part in parts(schema) for key in part}
+    assert bounds <= told
+
+
+async def test_output_schemas_are_sound_and_admit_neither_nonsense_nor_nothing(agent: Serve) -> None:
+    for tool in agent.tools.values():
+        schema = tool["outputSchema"]
+        Draft202012Validator.check_schema(schema)
+        assert schema["type"] == "object"
+        for nonsense in ({}, {"error": {}}, {"error": {"code": 7, "message": "x", "retryable": False}}):
+            with pytest.raises(ValidationError):
+                Draft202012Validator(schema).validate(nonsense)
+
+
+async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
+    first, second = await agent.request("tools/list"), await agent.request("tools/list")
+    assert first["result"] == second["result"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "named"),
+    [
+        ("execute_sql", {}, "sql"),
+        ("execute_sql", {"sql": 1}, "sql"),
+        ("execute_sql", {"sql": None}, "sql"),
+        ("execute_sql", {"sql": ["SELECT 1"]}, "sql"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": "3"}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": True}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": 0}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": -1}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": 1.5}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT 1", "max_rows": 10**30}, "max_rows"),
+        ("execute_sql", {"sql": "SELECT $1", "params": "x"}, "params"),
+        ("execute_sql", {"sql": "SELECT $1", "params": {"a": 1}}, "params"),
+        ("execute_sql", {"sql": "SELECT 1", "params": [None] * 1001}, "params"),
+        ("execute_sql", {"sql": "SELECT 1", "query": "SELECT 1"}, "query"),
+        ("execute_sql", {"sql": "SELECT 1", "database": "other"}, "database"),
+        ("execute_sql", {"sql": "SELECT 1", "database": 7}, "database"),
+        ("execute_sql", {"sql": "SELECT 1", "database": None}, "database"),
+        ("execute_sql", {"sql": "SELECT 1", "database": []}, "database"),
+        ("execute_sql", {"sql": "SELECT 1", "database": {}}, "database"),
+        ("execute_transaction", {}, "statements"),
+        ("execute_transaction", {"statements": []}, "statements"),
+        ("execute_transaction", {"statements": "SELECT 1"}, "statements"),
+        ("execute_transaction", {"statements": ["SELECT 1"]}, "statements"),
+        ("execute_transaction", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
+        ("execute_transaction", {"statements": [{"sql": "SELECT 1", "max_rows": 1}]}, "max_rows"),
+        ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
+        ("list_schemas", {"schema_name": "public"}, "schema_name"),
+        ("list_objects", {"object_type": "index"}, "object_type"),
+        ("list_objects", {"schema_name": ""}, "schema_name"),
+        ("list_objects", {"schema_name": "x" * 64}, "schema_name"),
+        ("get_object_details", {}, "object_name"),
+        ("get_object_details", {"object_name": 1}, "object_name"),
+        ("get_budget", {"user_id": "somebody-else"}, "user_id"),
+    ],
+)
+async def test_wrong_arguments_are_an_invalid_argument_that_names_them(
+    agent: Serve, tool: str, arguments: dict[str, Any], named: str
+) -> None:
+    answer = await agent.call(tool, **arguments)
+    assert answer.code == "invalid_argument"
+    assert named in answer.error["message"]
+    assert answer.error["hint"]
+
+
+async def test_a_tenant_in_the_arguments_is_refused(agent: Serve) -> None:
+    for name in ("user_id", "workspace_id", "connection_string"):
+        answer = await agent.call("execute_sql", sql="SELECT 1", **{name: "another"})
+        assert answer.code == "invalid_argument"
+
+
+async def test_an_unknown_argument_is_not_quoted_at_length(agent: Serve) -> None:
+    answer = await agent.call("execute_sql", sql="SELECT 1", **{"x" * 100_000: 1})
+    assert answer.code == "invalid_argument"
+    assert len(answer.text) < 2000
+
+
+async def test_get_budget_tells_the_month_in_cents_and_by_database(agent: Serve) -> None:
+    await agent.sql("SELECT 1")
+    await agent.sql("SELECT 1", database="global")
+    budget = (await agent.call("get_budget")).fields
+    assert budget["limit_cents"] == 200
+    assert budget["state"] == "ok"
+    assert budget["remaining_cents"] == budget["limit_cents"] - budget["used_cents"]
+    assert {item["scope"] for item in budget["databases"]} == {"agent", "global"}
+    assert sum(item["cost_cents"] for item in budget["databases"]) == budget["used_cents"]
+    assert {"read", "write", "schema"} <= set(budget["allowed"])
+    assert budget["period_start"] < budget["period_end"]
+
+
+@pytest.fixture(scope="module", params=["agent", "global"])
+async def fixed(
+    request: pytest.FixtureRequest, serve: ServeFactory, tenant: Callable[..., dict[str, str]]
+) -> AsyncIterator[tuple[str, Serve]]:
+    async with serve(tenant("shared-user", "shared-workspace"), "--scope", request.param) as server:
+        yield request.param, server
+
+
+async def test_a_fixed_scope_drops_the_argument_and_decides_the_database(
+    fixed: tuple[str, Serve], agent: Serve
+) -> None:
+    scope, server = fixed
+    assert set(server.tools) == set(agent.tools)
+    for tool in server.tools.values():
+        assert "database" not in tool["inputSchema"]["properties"]
+    own = (await server.sql("SELECT current_database()")).rows
+    assert own == (await agent.sql("SELECT current_database()", database=scope)).rows
+    for other in ("agent", "global"):
+        answer = await server.refused("SELECT 1", database=other)
+        assert answer.code == "invalid_argument"
+        assert "database" in answer.error["message"]
