@@ -254,7 +254,7 @@ async def test_a_variable_under_a_key_that_we_do_not_have_is_a_clear_error_that_
     if where == "Sim":
         await set_workspace_variable(control, tenant, value)
     application = await open_with(**({"AGENT_DB_URL": value} if where == "environment" else {}))
-    with pytest.raises(DatabaseUnavailable, match="none of the configured keys") as refused:
+    with pytest.raises(ConfigurationError, match="none of the configured keys") as refused:
         await resolve(application, tenant)
     assert refused.value.hint
     hidden = [OWN, "own-secret", "example.org", SIM_KEY, *value.split(":")]

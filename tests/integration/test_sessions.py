@@ -215,7 +215,7 @@ async def test_an_error_names_no_address_and_no_login() -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT repeat('x', 300000000)",
+        "SELECT repeat('x', 100000000)",
         "SELECT repeat('x', 1000000) FROM generate_series(1, 90)",
         "DO $$BEGIN RAISE EXCEPTION '%', repeat('x', 100000000); END$$",
         "SELECT repeat('x', 100000000)::int",
