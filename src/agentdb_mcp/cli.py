@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
+from agentdb_mcp.cli_policy import policy
 from agentdb_mcp.errors import AgentDBError, ConfigurationError
 from agentdb_mcp.models import Scope
 from agentdb_mcp.settings import Settings, load_settings
@@ -28,6 +29,7 @@ users = typer.Typer(help="Users and their global databases.", no_args_is_help=Tr
 workspaces = typer.Typer(help="Workspaces and their agent databases.", no_args_is_help=True)
 app.add_typer(users, name="users")
 app.add_typer(workspaces, name="workspaces")
+app.add_typer(policy, name="policy")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[Path | None, typer.Option(help="Keep the data here; made when missing.")]

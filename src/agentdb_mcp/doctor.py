@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError
-from agentdb_mcp.execution import Statement
+from agentdb_mcp.execution import catalog
 from agentdb_mcp.models import Scope
 from agentdb_mcp.store import migrations
 
@@ -37,7 +38,8 @@ async def examine(application: Application) -> AsyncIterator[Finding]:
         (Scope.GLOBAL, application.settings.global_db_url),
     ):
         if url is not None:
-            yield await _database(application, scope)
+            async for finding in _database(application, scope):
+                yield finding
 
 
 def _keys(application: Application) -> Finding:
@@ -82,10 +84,41 @@ async def _neon(application: Application) -> Finding:
     return Finding("neon", True, f"{application.settings.neon_api_host} accepts the key")
 
 
-async def _database(application: Application, scope: Scope) -> Finding:
+async def _database(application: Application, scope: Scope) -> AsyncIterator[Finding]:
+    """A database that somebody brought: does it answer, and what may its login do that an agent should not."""
     name = "AGENT_DB_URL" if scope is Scope.AGENT else "GLOBAL_DB_URL"
     try:
-        await application.queries.catalog(application.tenant, scope, [Statement("SELECT 1")])
+        (answer,) = await application.queries.catalog(application.tenant, scope, [catalog.login_powers()])
     except AgentDBError as error:
-        return Finding(name, False, error.message, error.hint)
-    return Finding(name, True, "answers")
+        yield Finding(name, False, error.message, error.hint)
+        return
+    yield Finding(name, True, "answers")
+    if not answer.rows:
+        return
+    powers = dict(zip((column.name for column in answer.columns), answer.rows[0], strict=True))
+    for finding in _excess(name, powers):
+        yield finding
+
+
+def _excess(name: str, powers: dict[str, Any]) -> Iterator[Finding]:
+    """What a plain login has beyond its own objects, with the SQL that takes it away."""
+    login = '"' + str(powers["login"]).replace('"', '""') + '"'
+    for attribute in ("superuser", "createrole", "createdb", "bypassrls", "replication"):
+        if powers[attribute]:
+            yield Finding(
+                f"{name} login",
+                False,
+                f"the login has {attribute.upper()}",
+                f"ALTER ROLE {login} NO{attribute.upper()};",
+            )
+    if not powers["superuser"]:
+        for role in powers["memberships"]:
+            yield Finding(f"{name} login", False, f"the login is a member of {role}", f"REVOKE {role} FROM {login};")
+    if powers["other_databases"]:
+        count = powers["other_databases"]
+        yield Finding(
+            f"{name} server",
+            False,
+            f"the login may connect to {count} other database{'s' if count > 1 else ''} of its server",
+            "REVOKE CONNECT ON DATABASE … FROM PUBLIC; for each of them.",
+        )

@@ -6,15 +6,17 @@ import anyio
 import asyncpg
 import pytest
 
+from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import (
     AgentDBError,
     DatabaseUnavailable,
     InvalidArgument,
+    NotAllowed,
     ResultTooLarge,
     SqlError,
     StatementTimeout,
 )
-from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement
+from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement, layout
 from agentdb_mcp.models import DatabaseTarget, Limits, Result, Secret
 
 LIMITS = Limits(timeout_s=5, max_rows=100, max_bytes=100_000)
@@ -77,7 +79,7 @@ async def test_a_statement_that_ends_its_transaction_ends_the_session(
 @pytest.mark.parametrize(
     ("leave", "look", "clean"),
     [
-        ("SET search_path = nowhere", "SHOW search_path", "public, pg_temp"),
+        ("SET search_path = nowhere", "SHOW search_path", "public, pg_temp, extensions"),
         ("SET statement_timeout = 0", "SHOW statement_timeout", "5s"),
         ("CREATE TEMP TABLE left_over (i int)", "SELECT to_regclass('pg_temp.left_over')", None),
         ("PREPARE left_over AS SELECT 1", "SELECT count(*)::int FROM pg_prepared_statements WHERE name <> ''", 0),
@@ -117,7 +119,7 @@ async def test_what_a_role_set_for_itself_does_not_reach_the_next_login(
     await first.close()
     second = Pools(PoolSettings())
     try:
-        assert await rows(second, agent_database, "SHOW search_path") == [["public, pg_temp"]]
+        assert await rows(second, agent_database, "SHOW search_path") == [["public, pg_temp, extensions"]]
     finally:
         await second.close()
 
@@ -231,3 +233,34 @@ async def test_an_answer_past_its_bytes_ends_in_one_error(
     alive = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'"
     assert await superuser.fetchval(alive, agent_database.role) == 0
     assert await rows(pools, agent_database, "SELECT 1") == [[1]]
+
+
+async def test_an_extension_that_needs_the_admin_is_installed_beside_the_agents_own_objects(
+    pools: Pools, postgres: EmbeddedPostgres, empty_database: Secret
+) -> None:
+    role = layout.new_role_name()
+    await layout.install(empty_database, role, connection_limit=8)
+    target = DatabaseTarget("extended", empty_database, role=role)
+    with pytest.raises(SqlError, match="permission denied"):
+        await run(pools, target, "CREATE EXTENSION bloom")
+    await pools.install_extension(target, "bloom")
+    await run(pools, target, "CREATE TABLE items (a int, b int)", "CREATE INDEX ON items USING bloom (a, b)")
+    with pytest.raises(SqlError):
+        await run(pools, target, "CREATE FUNCTION extensions.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+
+
+async def test_an_extension_is_not_installed_into_a_schema_of_the_agents(pools: Pools, empty_database: Secret) -> None:
+    role = layout.new_role_name()
+    await layout.install(empty_database, role, connection_limit=8)
+    target = DatabaseTarget("extended", empty_database, role=role)
+    superuser = await asyncpg.connect(empty_database.reveal())
+    await superuser.execute(f"DROP SCHEMA extensions; CREATE SCHEMA extensions AUTHORIZATION {role}")
+    await superuser.close()
+    with pytest.raises(NotAllowed):
+        await pools.install_extension(target, "bloom")
+
+
+async def test_vectors_work_for_an_agent_on_the_embedded_postgres(pools: Pools, agent_database: DatabaseTarget) -> None:
+    await run(pools, agent_database, "CREATE EXTENSION vector")
+    await run(pools, agent_database, "CREATE TABLE items (v vector(3))", "INSERT INTO items VALUES ('[1,2,3]')")
+    assert await rows(pools, agent_database, "SELECT v <-> '[1,2,4]' FROM items") == [[1.0]]

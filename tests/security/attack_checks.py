@@ -92,7 +92,7 @@ async def afterwards(built: Arena, outputs: list[Output]) -> list[str]:
     """A fresh call works and has our settings, the neighbour is intact, nothing secret was shown."""
     wrong = []
     fresh = await built.call("normal", "SELECT current_setting('search_path'), current_setting('statement_timeout')")
-    if fresh.failed or '"public, pg_temp"' not in fresh.text:
+    if fresh.failed or '"public, pg_temp, extensions"' not in fresh.text:
         wrong.append(f"a fresh call: {fresh.text[:200]}")
     neighbour = await asyncpg.connect(built.stack.postgres.uri(built.other_db).reveal())
     try:

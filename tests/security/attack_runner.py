@@ -28,6 +28,12 @@ from attack_checks import afterwards, outside, photograph, roles
 OWN_CASES = HERE / "cases.jsonl"
 SHARED_CASES = HERE.parents[2] / "shared" / "attacks" / "cases.jsonl"
 
+NO_SHARED_CASES = (
+    ""
+    if os.environ.get("AGENTDB_ATTACK_CASES") or SHARED_CASES.exists()
+    else "there is no ../shared/attacks/cases.jsonl beside the checkout; AGENTDB_ATTACK_CASES names a file of cases"
+)
+
 
 def load_cases(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]

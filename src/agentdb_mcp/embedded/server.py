@@ -35,6 +35,7 @@ from agentdb_mcp.embedded.binaries import (
     may_traverse,
     reachable_binaries,
     server_version,
+    trust_extensions,
     unprivileged_account,
 )
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable
@@ -217,6 +218,8 @@ async def _start(launch: _Launch, port: int) -> asyncio.subprocess.Process:
     settings = SETTINGS | ({} if launch.durable else THROW_AWAY) | {"port": str(port)}
     if has_library(launch.binaries, "pg_stat_statements"):
         settings["shared_preload_libraries"] = "pg_stat_statements"
+    if launch.version >= 18 and (trusted := trust_extensions(launch.binaries, launch.home)) is not None:
+        settings["extension_control_path"] = f"{trusted}:$system"
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     with (launch.home / "postgres.log").open("ab") as log:  # the child needs a real descriptor
         # Not anyio.open_process: it has no preexec_fn, and the death signal is set after the change of user.

@@ -159,3 +159,21 @@ def extension(name: str) -> Statement:
         """,
         (name,),
     )
+
+
+def login_powers() -> Statement:
+    """One row: what the login of a brought database may do beyond its own objects."""
+    return Statement(
+        """
+        SELECT r.rolname AS login, r.rolsuper AS superuser, r.rolcreaterole AS createrole, r.rolcreatedb AS createdb,
+               r.rolbypassrls AS bypassrls, r.rolreplication AS replication,
+               ARRAY(SELECT m.rolname FROM pg_catalog.pg_roles AS m
+                      WHERE m.rolname LIKE 'pg\\_%' AND pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER')
+                      ORDER BY 1)::text[] AS memberships,
+               pg_catalog.current_database() AS database,
+               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_database AS d
+                 WHERE d.datallowconn AND NOT d.datistemplate AND d.datname <> pg_catalog.current_database()
+                   AND pg_catalog.has_database_privilege(d.oid, 'CONNECT')) AS other_databases
+          FROM pg_catalog.pg_roles AS r WHERE r.rolname = CURRENT_USER
+        """
+    )

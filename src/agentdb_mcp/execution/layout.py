@@ -1,7 +1,8 @@
 """The roles inside a platform database: the admin owns the database, the agent's sealed role owns what it makes.
 
 The agent's role has CONNECT, CREATE and TEMPORARY on its own database, USAGE and CREATE in schema public, and no
-login between openings (login.py). There is no second role to escape to. PUBLIC gets nothing.
+login between openings (login.py). There is no second role to escape to. PUBLIC gets nothing. Extensions that need the
+admin live in a schema of the admin's, which the agent can use and not write to.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import secrets
 
 import asyncpg
 
-from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.errors import NotAllowed
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.login import admin_connection, quote
 from agentdb_mcp.models import DatabaseTarget, Secret
+
+EXTENSIONS = "extensions"
 
 
 def new_role_name() -> str:
@@ -42,7 +46,31 @@ def _layout_sql(role: str, database: str, connection_limit: int) -> str:
         GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role};
         REVOKE ALL ON SCHEMA public FROM PUBLIC;
         GRANT USAGE, CREATE ON SCHEMA public TO {role};
+        CREATE SCHEMA IF NOT EXISTS {EXTENSIONS};
+        REVOKE ALL ON SCHEMA {EXTENSIONS} FROM PUBLIC;
+        GRANT USAGE ON SCHEMA {EXTENSIONS} TO {role};
     """
+
+
+async def install_extension(target: DatabaseTarget, name: str) -> None:
+    """Install what needs more than the agent's rights, in a schema that the agent cannot write to.
+
+    An extension's script runs as the admin with that schema first in its path: nothing there may be the agent's.
+    Raises SqlError, DatabaseUnavailable.
+    """
+    try:
+        async with admin_connection(target) as admin:
+            owner = await admin.fetchval(
+                "SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = $1",
+                EXTENSIONS,
+            )
+            if owner is None or owner == target.role:
+                raise NotAllowed(f"Schema {EXTENSIONS} is not the platform's.", hint="Drop or rename it.")
+            await admin.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)} SCHEMA {EXTENSIONS}")
+    except CONNECTION_ERRORS as error:
+        raise connection_error(error) from None
+    except asyncpg.PostgresError as error:
+        raise statement_error(error) from None
 
 
 def _membership_sql(role: str, version: int) -> str:

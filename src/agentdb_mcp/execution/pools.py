@@ -10,6 +10,7 @@ import anyio
 import asyncpg
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, StatementTimeout
+from agentdb_mcp.execution import layout
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.login import REAP_TIMEOUT_S, open_session, reap
@@ -125,6 +126,10 @@ class Pools:
     async def run(self, target: DatabaseTarget, call: Call) -> list[Result]:
         """Run the call on the target. Raises AgentDBError only."""
         return await (await self._pool(target)).run(call)
+
+    async def install_extension(self, target: DatabaseTarget, name: str) -> None:
+        """As the admin, for an extension that policy allows and the agent's role may not create."""
+        await layout.install_extension(target, name)
 
     async def _pool(self, target: DatabaseTarget) -> DatabasePool:
         if self._closed:

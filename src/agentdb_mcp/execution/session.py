@@ -32,7 +32,7 @@ TRANSACTION_TAGS = frozenset(
 # Bytes that a call may receive: rows in Postgres's own form, notices and errors included.
 RECEIVE_FACTOR, RECEIVE_SLACK = 4, 1_000_000
 CATALOG_PATH = "pg_catalog, pg_temp"
-AGENT_PATH = "public, pg_temp"
+AGENT_PATH = "public, pg_temp, extensions"
 
 
 @dataclass(frozen=True, slots=True)

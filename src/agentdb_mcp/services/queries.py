@@ -39,6 +39,7 @@ from agentdb_mcp.services.usage import Usage
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
+NOT_PERMITTED = "42501"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,7 @@ class Queries:
         try:
             results = await self._run(tenant, database, call)
         except SqlError as error:
-            if error.sqlstate != READ_ONLY_VIOLATION or not self._may_write(database, state):
-                raise
-            # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
-            results = await self._run(tenant, database, replace(call, read_only=False))
+            results = await self._once_more(tenant, database, call, facts, error, self._may_write(database, state))
         return Answer(results, _note(state, report))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
@@ -122,6 +120,25 @@ class Queries:
         if transaction:
             return gate.decide_transaction(facts, policy=self._policy, mode=mode, budget=state)
         return gate.decide(facts[0], policy=self._policy, mode=mode, budget=state)
+
+    async def _once_more(
+        self,
+        tenant: Tenant,
+        database: OpenDatabase,
+        call: Call,
+        facts: list[StatementFacts],
+        error: SqlError,
+        may_write: bool,
+    ) -> list[Result]:
+        """Run what failed for a reason that is ours to mend; else raise the error."""
+        if error.sqlstate == READ_ONLY_VIOLATION and may_write:
+            # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
+            return await self._run(tenant, database, replace(call, read_only=False))
+        alone = len(facts) == 1 and facts[0].why == "CREATE EXTENSION" and len(facts[0].objects) == 1
+        if error.sqlstate == NOT_PERMITTED and alone and may_write and database.target.role is not None:
+            await self._pools.install_extension(database.target, facts[0].objects[0])
+            return [Result((), [], truncated=False, command_tag="CREATE EXTENSION", duration_ms=0.0)]
+        raise error
 
     def _may_write(self, database: OpenDatabase, state: BudgetState) -> bool:
         restricted = AccessMode.RESTRICTED in (database.access_mode, self._policy.access.mode)
