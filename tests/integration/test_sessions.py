@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anyio
 import asyncpg
 import pytest
@@ -17,6 +19,7 @@ from agentdb_mcp.errors import (
     StatementTimeout,
 )
 from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement, layout
+from agentdb_mcp.execution.login import OPENING_LOCK
 from agentdb_mcp.models import DatabaseTarget, Limits, Result, Secret
 
 LIMITS = Limits(timeout_s=5, max_rows=100, max_bytes=100_000)
@@ -264,3 +267,71 @@ async def test_vectors_work_for_an_agent_on_the_embedded_postgres(pools: Pools, 
     await run(pools, agent_database, "CREATE EXTENSION vector")
     await run(pools, agent_database, "CREATE TABLE items (v vector(3))", "INSERT INTO items VALUES ('[1,2,3]')")
     assert await rows(pools, agent_database, "SELECT v <-> '[1,2,4]' FROM items") == [[1.0]]
+
+
+async def test_a_transaction_that_changes_the_role_cannot_keep_its_login_open(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
+) -> None:
+    hold = "DO $$BEGIN ALTER ROLE CURRENT_USER PASSWORD 'owned'; PERFORM pg_sleep(30); END$$"
+    others = Pools(PoolSettings())
+    async with anyio.create_task_group() as group:
+        group.start_soon(_ends_somehow, pools, agent_database, hold)
+        while not await superuser.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO $$BEGIN ALTER%'"
+        ):
+            await anyio.sleep(0.02)
+        assert await rows(others, agent_database, "SELECT 1") == [[1]]
+        can_log_in = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1"
+        assert await superuser.fetchval(can_log_in, agent_database.role) is False
+        group.cancel_scope.cancel()
+    await others.close()
+
+
+async def test_an_agent_that_holds_our_lock_does_not_keep_others_out(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
+) -> None:
+    others = Pools(PoolSettings())
+    async with anyio.create_task_group() as group:
+        hold = f"SELECT pg_advisory_lock({OPENING_LOCK}), pg_sleep(30)"
+        group.start_soon(_ends_somehow, pools, agent_database, hold)
+        while not await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"):
+            await anyio.sleep(0.02)
+        assert await rows(others, agent_database, "SELECT 1") == [[1]]
+        group.cancel_scope.cancel()
+    await others.close()
+
+
+async def _ends_somehow(pools: Pools, target: DatabaseTarget, sql: str) -> None:
+    with contextlib.suppress(AgentDBError):
+        await run(pools, target, sql, limits=Limits(60, 10, 1000))
+
+
+async def test_whoever_came_in_without_us_is_put_out_at_the_next_opening(
+    pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
+) -> None:
+    await rows(pools, agent_database, "SELECT 1")
+    role = agent_database.role
+    await superuser.execute(f"ALTER ROLE {role} LOGIN PASSWORD 'owned'")
+    intruder = await asyncpg.connect(agent_database.uri.reveal(), user=role, password="owned")
+    await superuser.execute(f"ALTER ROLE {role} NOLOGIN")
+    others = Pools(PoolSettings())
+    assert await rows(others, agent_database, "SELECT 1") == [[1]]
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await intruder.fetchval("SELECT 1")
+    assert await rows(pools, agent_database, "SELECT 1") == [[1]]
+    await others.close()
+
+
+async def test_a_statement_with_side_effects_runs_to_its_end_although_its_rows_are_cut(
+    pools: Pools, agent_database: DatabaseTarget
+) -> None:
+    await run(pools, agent_database, "CREATE TABLE done (i int)")
+    await run(
+        pools,
+        agent_database,
+        "CREATE FUNCTION mark(i int) RETURNS int LANGUAGE sql AS 'INSERT INTO done VALUES (i) RETURNING i'",
+    )
+    sql = "SELECT mark(g) FROM generate_series(1, 500) AS g"
+    (answer,) = await run(pools, agent_database, sql, limits=Limits(5, 3, 100_000))
+    assert (answer.truncated, len(answer.rows)) == (True, 3)
+    assert await rows(pools, agent_database, "SELECT count(*)::int FROM done") == [[500]]

@@ -24,5 +24,18 @@ def state_of(
 
 def period_end(start: datetime) -> datetime:
     """One month later on the same day, or on the month's last day where it is shorter."""
-    year, month = (start.year + 1, 1) if start.month == 12 else (start.year, start.month + 1)
+    return _months_after(start, 1)
+
+
+def current_period_start(start: datetime, now: datetime) -> datetime:
+    """When the period that `now` is in began, counting months on from `start`, the anchor's day kept."""
+    months = 0
+    while now >= _months_after(start, months + 1):
+        months += 1
+    return _months_after(start, months) if months else start
+
+
+def _months_after(start: datetime, months: int) -> datetime:
+    index = start.month - 1 + months
+    year, month = start.year + index // 12, index % 12 + 1
     return start.replace(year=year, month=month, day=min(start.day, calendar.monthrange(year, month)[1]))

@@ -2,7 +2,8 @@
 
 The agent's role has CONNECT, CREATE and TEMPORARY on its own database, USAGE and CREATE in schema public, and no
 login between openings (login.py). There is no second role to escape to. PUBLIC gets nothing. Extensions that need the
-admin live in a schema of the admin's, which the agent can use and not write to.
+admin live in a schema of the admin's, which the agent can use and not write to. `agentdb.session`, which the agent
+cannot read, knows the backends that we opened.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def _layout_sql(role: str, database: str, connection_limit: int) -> str:
         CREATE SCHEMA IF NOT EXISTS {EXTENSIONS};
         REVOKE ALL ON SCHEMA {EXTENSIONS} FROM PUBLIC;
         GRANT USAGE ON SCHEMA {EXTENSIONS} TO {role};
+        CREATE SCHEMA IF NOT EXISTS agentdb;
+        REVOKE ALL ON SCHEMA agentdb FROM PUBLIC;
+        CREATE TABLE IF NOT EXISTS agentdb.session (
+            pid int NOT NULL, started timestamptz NOT NULL, PRIMARY KEY (pid, started)
+        );
     """
 
 

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
@@ -24,6 +23,8 @@ from agentdb_mcp.models import DatabaseTarget
 
 CONNECT_TIMEOUT_S = 15.0
 REAP_TIMEOUT_S = 10.0
+# An opening waits this long for a lock before it ends the transactions in its way, and tries this often.
+PATIENCE_MS, INSISTENCE = 1500, 10
 APPLICATION_NAME = "agentdb-mcp"
 # Serializes openings of one database's sealed role, in all processes; any constant of ours does.
 OPENING_LOCK = 0x61676E7464626F70
@@ -82,15 +83,16 @@ async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, obje
     password = secrets.token_urlsafe(24)
     connection: GuardedConnection | None = None
     async with admin_connection(target) as admin:
-        await admin.execute("SELECT pg_catalog.pg_advisory_lock($1)", OPENING_LOCK)
+        await _insist(admin, role, 0, f"SELECT pg_catalog.pg_advisory_lock({OPENING_LOCK})")
         now: datetime
         now, database = await admin.fetchrow("SELECT pg_catalog.clock_timestamp(), pg_catalog.current_database()")
+        unseal = _unseal_sql(quote(role), quote(database), password, now + timedelta(seconds=30))
         try:
-            await admin.execute(_unseal_sql(quote(role), quote(database), password, now + timedelta(seconds=30)))
+            await _insist(admin, role, 0, unseal)
             connection = await _connect(target, SEALED_SETTINGS, driver | {"user": role, "password": password})
         finally:
-            with anyio.CancelScope(shield=True), anyio.fail_after(REAP_TIMEOUT_S, shield=True):
-                await _seal(admin, role, now, connection)
+            with anyio.CancelScope(shield=True):
+                await _seal(admin, role, connection)
     return connection
 
 
@@ -111,25 +113,57 @@ def _unseal_sql(role: str, database: str, password: str, until: datetime) -> str
     )
 
 
-async def _seal(
-    admin: asyncpg.Connection, role: str, opened_at: datetime, connection: asyncpg.Connection | None
-) -> None:
-    """Close the door, and end whoever else came in while it was open."""
+async def _seal(admin: asyncpg.Connection, role: str, connection: GuardedConnection | None) -> None:
+    """Close the door, write down whom we let in, and end every other backend of the role that nobody wrote down."""
+    pid = connection.get_server_pid() if connection else 0
     try:
-        await admin.execute(f"ALTER ROLE {quote(role)} NOLOGIN")
+        await _insist(admin, role, pid, f"ALTER ROLE {quote(role)} NOLOGIN")
+        await admin.execute(
+            "INSERT INTO agentdb.session SELECT a.pid, a.backend_start FROM pg_catalog.pg_stat_activity AS a"
+            " WHERE a.pid = $1 AND a.usename = $2 ON CONFLICT DO NOTHING",
+            pid,
+            role,
+        )
         await admin.execute(
             "SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a"
-            " WHERE a.usename = $1 AND a.pid <> $2"
-            " AND a.backend_start >= $3"
-            " AND a.backend_type = 'client backend'",
+            " WHERE a.usename = $1 AND a.backend_type = 'client backend'"
+            " AND NOT EXISTS (SELECT FROM agentdb.session AS s WHERE s.pid = a.pid AND s.started = a.backend_start)",
             role,
-            connection.get_server_pid() if connection else 0,
-            opened_at,
+        )
+        await admin.execute(
+            "DELETE FROM agentdb.session AS s WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a"
+            " WHERE a.pid = s.pid AND a.backend_start = s.started)"
         )
     except BaseException:
         if connection is not None:
             connection.terminate()
         raise
+
+
+async def _insist(admin: asyncpg.Connection, role: str, spare: int, sql: str) -> None:
+    """Run what an agent's open transaction may stand in the way of; end such transactions until it is done.
+
+    An agent that changes its own role keeps that role's row locked until its transaction ends, and it can take any
+    advisory lock: neither may keep the door open.
+    """
+    for _ in range(INSISTENCE):
+        try:
+            await admin.execute(f"SET lock_timeout = '{PATIENCE_MS}ms'; {sql}")
+        except (asyncpg.LockNotAvailableError, asyncpg.InternalServerError, asyncpg.DeadlockDetectedError):
+            await admin.execute(_END_HINDERERS, role, spare, OPENING_LOCK)
+        else:
+            return
+    raise asyncpg.LockNotAvailableError("the role cannot be changed")
+
+
+# Backends of the role that changed pg_authid or pg_db_role_setting and are not done, or that hold our advisory lock.
+_END_HINDERERS = """
+    SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a
+     WHERE a.usename = $1 AND a.pid <> $2 AND EXISTS (
+           SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.granted AND (
+                  l.locktype = 'relation' AND l.relation IN (1260, 2964) AND l.mode <> 'AccessShareLock'
+               OR l.locktype = 'advisory' AND (l.classid::int8 << 32 | l.objid::int8) = $3::int8))
+"""
 
 
 @asynccontextmanager
@@ -150,13 +184,12 @@ async def admin_connection(target: DatabaseTarget) -> AsyncIterator[asyncpg.Conn
 
 async def reap(target: DatabaseTarget, pid: int) -> None:
     """End one backend of the agent's, from another connection: the watchdog's hand."""
-    role = target.role or urlsplit(target.uri.reveal()).username
     async with admin_connection(target) as admin:
         await admin.execute(
             "SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a"
-            " WHERE a.pid = $1 AND a.usename = $2",
+            " WHERE a.pid = $1 AND a.usename = coalesce($2, CURRENT_USER)",
             pid,
-            role,
+            target.role,
         )
 
 

@@ -61,6 +61,8 @@ class DatabasePool:
         try:
             results = await self._within_deadline(session, call)
             clean = True
+            if not call.read_only:  # types may have been renamed or dropped
+                self._types = dict(BUILTIN_TYPES)
         except StaleSession:
             raise
         except BrokenSession as broken:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, ResultTooLarge, StatementRefused
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, ResultTooLarge, StatementRefused
 from agentdb_mcp.execution import wire
 from agentdb_mcp.execution.errors import connection_error, statement_error
 from agentdb_mcp.execution.guard import GuardedConnection
@@ -76,8 +76,8 @@ async def run_call(
         for statement in call.statements:
             if results:
                 await connection.execute(_limit(call))
-            results.append(await _run_statement(connection, statement, call.limits, catalog))
-        await connection.execute(("ROLLBACK; " if call.read_only else "COMMIT; ") + RESET)
+            results.append(await _run_statement(connection, statement, call, catalog))
+        await _end(connection, call)
     except (asyncpg.PostgresError, AgentDBError) as error:
         if connection.guard.exceeded:
             raise BrokenSession(_too_large()) from None
@@ -105,16 +105,30 @@ def _limit(call: Call) -> str:
     return f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}; SELECT 1"
 
 
+async def _end(connection: GuardedConnection, call: Call) -> None:
+    try:
+        await connection.execute(("ROLLBACK; " if call.read_only else "COMMIT; ") + RESET)
+    except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, OSError):
+        if call.read_only:
+            raise
+        unknown = DatabaseUnavailable(
+            "The connection ended while the call was being committed: it may have taken effect or not.",
+            hint="Look whether it took effect before running it again.",
+        )
+        raise BrokenSession(unknown) from None
+
+
 async def _run_statement(
-    connection: asyncpg.Connection, statement: Statement, limits: Limits, catalog: dict[int, TypeInfo]
+    connection: asyncpg.Connection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:
     started = time.perf_counter()
     result = await wire.run(
         connection,
         statement.sql,
         statement.params,
-        max_rows=limits.max_rows,
-        max_bytes=limits.max_bytes,
+        max_rows=call.limits.max_rows,
+        max_bytes=call.limits.max_bytes,
+        stop_early=call.read_only,
         catalog=catalog,
     )
     if result.command_tag in TRANSACTION_TAGS or not connection.is_in_transaction():

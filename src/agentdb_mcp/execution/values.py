@@ -118,22 +118,43 @@ def _timestamp(text: str) -> object:
 
 
 def _bytea(text: str) -> object:
-    if not text.startswith("\\x"):  # bytea_output = escape, set inside the transaction
-        return text
-    return base64.b64encode(bytes.fromhex(text[2:])).decode()
+    if text.startswith("\\x"):
+        return base64.b64encode(bytes.fromhex(text[2:])).decode()
+    # bytea_output = escape, set inside the transaction
+    return base64.b64encode(re.sub(rb"\\(\\|[0-7]{3})", _unescape, text.encode())).decode()
+
+
+def _unescape(found: re.Match[bytes]) -> bytes:
+    return b"\\" if found.group(1) == b"\\" else bytes([int(found.group(1), 8)])
 
 
 def _json(text: str) -> object:
     """Parsed JSON; the text itself where parsing would lose something or is not safe."""
     if _depth(text) > MAX_JSON_DEPTH:
         return text
-    value = json.loads(text, parse_int=_json_integer, parse_float=_json_float)
+    try:
+        value = json.loads(
+            text, parse_int=_json_integer, parse_float=_json_float, object_pairs_hook=_object_without_duplicates
+        )
+    except _DuplicateKey:
+        return text
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return text
     return value
+
+
+class _DuplicateKey(Exception):
+    """An object of type json that a dict cannot hold."""
+
+
+def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _DuplicateKey
+    return found
 
 
 def _depth(text: str) -> int:

@@ -47,9 +47,13 @@ async def run(
     *,
     max_rows: int,
     max_bytes: int,
+    stop_early: bool,
     catalog: dict[int, TypeInfo],
 ) -> Result:
-    """Prepare, bind and execute one text; rows past either limit are not read.
+    """Prepare, bind and execute one text; rows past either limit are left out.
+
+    With `stop_early` Postgres stops making rows past the limit; without it the statement runs to its end, because
+    rows that were not made are also functions that did not run.
 
     `catalog` remembers the types met in this database; `duration_ms` is the caller's to fill in.
     """
@@ -60,8 +64,9 @@ async def run(
     oids = {*parameter_oids, *(oid for _, oid in columns)}
     if await _learn_types(connection, oids, catalog):
         statement.mark_unprepared()  # the look-up took the place of the unnamed statement
+    limit = max_rows + 1 if stop_early else 0
     arguments = _encode_all(params, parameter_oids, catalog)
-    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", max_rows + 1, True, None)
+    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", limit, True, None)
     complete = bool(complete) and len(rows) <= max_rows
     return _result(_Answer(columns, rows[:max_rows], (tag or b"").decode(), complete), max_bytes, catalog)
 

@@ -50,7 +50,7 @@ _HINTS = {
     Kind.UNKNOWN: "Write it as a plain query without functions of your own.",
 }
 _HINTS_BY_WORDS = {
-    "COPY": "Insert many rows with one INSERT … VALUES (…), (…), or move rows between databases with copy_rows.",
+    "COPY": "Insert many rows with one INSERT … VALUES (…), (…).",
     "VACUUM": "Leave it out: autovacuum does it. ANALYZE and REINDEX TABLE are possible.",
     "SET": "Qualify names with their schema, or send SET LOCAL … with the statements that need it"
     " with execute_transaction.",
@@ -73,7 +73,7 @@ def decide(
 ) -> Decision:
     """Allow or refuse one statement; the stricter of `mode` and the policy's own mode counts."""
     restricted = AccessMode.RESTRICTED in (mode, policy.access.mode)
-    if facts.why == "CREATE EXTENSION" and not policy.extensions.allow.issuperset(facts.objects):
+    if facts.why == "CREATE EXTENSION" and not (facts.objects and policy.extensions.allow.issuperset(facts.objects)):
         return _refuse_extension(facts, policy)
     never = _refused(facts.kinds, policy.statements.of(BudgetState.OK), in_transaction)
     if never is not None:
@@ -160,7 +160,7 @@ def _refuse_extension(facts: StatementFacts, policy: Policy) -> Decision:
     return Decision(
         allowed=False,
         code=StatementRefused.code,
-        message=f"The extension {', '.join(facts.objects)} is not one that the policy allows.",
+        message=f"The extension {', '.join(facts.objects) or 'named'} is not one that the policy allows.",
         hint=f"Allowed are {', '.join(sorted(policy.extensions.allow)) or 'none'}.",
     )
 

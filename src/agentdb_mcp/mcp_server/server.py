@@ -55,7 +55,10 @@ def build_server(operations: Operations, fixed_scope: Scope | None = None) -> Se
             return _result(rendering.error(error), is_error=True)
         except Exception:
             log.exception("call failed", tool=tool.name, code=Internal.code)
-            failure = Internal("The server failed; the details are in its log.", hint="Run it again.", retryable=True)
+            failure = Internal(
+                "The server failed; the details are in its log.",
+                hint="Look whether it took effect before running it again.",
+            )
             return _result(rendering.error(failure), is_error=True)
         return _result(answer)
 

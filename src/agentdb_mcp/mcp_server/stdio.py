@@ -53,15 +53,19 @@ class _Lines:
     async def __anext__(self) -> str:
         try:
             line = await self._reader.readline()
-        except ValueError:  # longer than MAX_LINE: as a line that is no JSON
-            return "\n"
+        except ValueError:
+            await self._refuse(_answer(None, f"The request is longer than {MAX_LINE:,} bytes."))
+            return await self.__anext__()
         if not line:
             raise StopAsyncIteration
         if b"\\u" in line and (refusal := _surrogate_refusal(line)) is not None:
-            await self._output.write(refusal)
-            await self._output.flush()
+            await self._refuse(refusal)
             return await self.__anext__()
         return line.decode("utf-8", errors="replace")
+
+    async def _refuse(self, answer: str) -> None:
+        await self._output.write(answer)
+        await self._output.flush()
 
 
 def _surrogate_refusal(line: bytes) -> str | None:
@@ -70,12 +74,16 @@ def _surrogate_refusal(line: bytes) -> str | None:
         message = json.loads(line)
         json.dumps(message, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        error = {"code": PARSE_ERROR, "message": "The request is not valid Unicode: it holds half of a surrogate pair."}
         identifier = message.get("id") if isinstance(message, dict) else None
-        return json.dumps({"jsonrpc": "2.0", "id": identifier, "error": error}) + "\n"
+        return _answer(identifier, "The request is not valid Unicode: it holds half of a surrogate pair.")
     except (ValueError, RecursionError):
         return None
     return None
+
+
+def _answer(identifier: object, message: str) -> str:
+    error = {"code": PARSE_ERROR, "message": message}
+    return json.dumps({"jsonrpc": "2.0", "id": identifier, "error": error}) + "\n"
 
 
 class _Output:

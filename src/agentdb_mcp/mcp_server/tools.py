@@ -118,7 +118,8 @@ async def _get_budget(do: Operations, _scope: Scope, _: args.GetBudget) -> Rende
         return rendering.unmanaged_budget()
     if do.tenant.user_id is None:
         raise InvalidArgument("The server does not know whose call this is.", hint="Set AGENTDB_USER_ID.")
-    report = await do.usage.report(do.tenant.user_id)
+    known = await do.usage.knows(do.tenant.user_id)
+    report = await (do.usage.report(do.tenant.user_id) if known else do.usage.forecast())
     return rendering.budget(report, sorted(do.policy.statements.of(report.state).allow))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 
@@ -17,6 +18,9 @@ from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables
 
 VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
+# How long a managed database is used before its row and its workspace's owner are looked at again.
+FRESH_S = 15.0
+_TENANTS_OPTIONS = {"channel_binding", "sslmode"}
 _SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -49,18 +53,30 @@ class Databases:
         self._urls = urls
         self._cipher = cipher
         self._control = control
-        self._known: dict[tuple[Tenant, Scope], OpenDatabase] = {}
+        self._known: dict[tuple[Tenant, Scope], tuple[OpenDatabase, float]] = {}
         self._flights: dict[tuple[Tenant, Scope], anyio.Lock] = {}
 
     async def open(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
         """The tenant's database. Raises DatabaseUnavailable, ProvisioningFailed or ConfigurationError."""
         key = (tenant, scope)
-        if (known := self._known.get(key)) is not None:
+        known, fresh_until = self._known.get(key, (None, 0.0))
+        if known is not None and (known.row_id is None or time.monotonic() < fresh_until):
             return known
         async with self._flights.setdefault(key, anyio.Lock()):
-            if (known := self._known.get(key)) is None:
-                known = self._known[key] = await self._resolve(tenant, scope)
+            known, fresh_until = self._known.get(key, (None, 0.0))
+            if known is None or time.monotonic() >= fresh_until:
+                known = await self._again(known, tenant, scope)
+                self._known[key] = (known, time.monotonic() + FRESH_S)
         return known
+
+    async def _again(self, known: OpenDatabase | None, tenant: Tenant, scope: Scope) -> OpenDatabase:
+        """Resolve; what is known already outlives a control database that is away."""
+        try:
+            return await self._resolve(tenant, scope)
+        except DatabaseUnavailable as error:
+            if known is None or not error.retryable:
+                raise
+            return known
 
     def forget(self, tenant: Tenant, scope: Scope) -> None:
         """Resolve anew at the next call: the database did not answer."""
@@ -83,6 +99,7 @@ class Databases:
         if row is None:
             for variable in await control.variables.find(tenant, scope):
                 if (url := self._plain_url(variable, VARIABLE[scope])) is not None:
+                    _check_tenants_url(url, VARIABLE[scope])
                     return _plain(url, scope)
             await _declare(scope, user_id, owner_id, control)
         else:
@@ -135,6 +152,16 @@ def _has_readable_parts(url: str) -> bool:
         return "," in url  # several hosts
 
 
+def _check_tenants_url(url: Secret, name: str) -> None:
+    """A URL that a tenant wrote brings its own host and login: nothing of the server's account or files."""
+    parts = urlsplit(url.reveal())
+    if not (parts.hostname and parts.username and parts.password) or parse_qs(parts.query).keys() - _TENANTS_OPTIONS:
+        raise ConfigurationError(
+            f"{name} must name host, user and password, and no option but {', '.join(sorted(_TENANTS_OPTIONS))}.",
+            hint="Change the variable, or leave it out to have a database made.",
+        )
+
+
 def _decrypt(stored: str, cipher: Cipher | None) -> Secret:
     if cipher is None:
         raise ConfigurationError(
@@ -159,12 +186,12 @@ async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) 
 
 async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRow:
     """The row if the user may use and pays for it; a workspace that changed hands changes its payer."""
-    if row.user_id == user_id or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+    if row.scope is Scope.GLOBAL or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
         return row
     workspace = await control.identity.workspace(row.owner_id or "")
-    if row.scope is not Scope.AGENT or workspace is None or workspace.owner_id != user_id:
+    if workspace is None or workspace.owner_id != user_id:
         raise NotAllowed("This workspace belongs to another user.")
-    return await control.databases.set_payer(row, user_id)
+    return row if row.user_id == user_id else await control.databases.set_payer(row, user_id)
 
 
 def _plain(url: Secret, scope: Scope) -> OpenDatabase:

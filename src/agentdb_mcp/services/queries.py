@@ -131,7 +131,8 @@ class Queries:
         may_write: bool,
     ) -> list[Result]:
         """Run what failed for a reason that is ours to mend; else raise the error."""
-        if error.sqlstate == READ_ONLY_VIOLATION and may_write:
+        reads = all(fact.certain and fact.kinds == {Kind.READ} for fact in facts)
+        if error.sqlstate == READ_ONLY_VIOLATION and may_write and reads:
             # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
             return await self._run(tenant, database, replace(call, read_only=False))
         alone = len(facts) == 1 and facts[0].why == "CREATE EXTENSION" and len(facts[0].objects) == 1
@@ -146,13 +147,15 @@ class Queries:
 
     async def _run(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
         started = time.monotonic()
+        reached = True
         try:
             return await self._pools.run(database.target, call)
         except DatabaseUnavailable:
+            reached = False
             self._databases.forget(tenant, database.scope)
             raise
         finally:
-            if self._usage is not None and database.row_id is not None:
+            if reached and self._usage is not None and database.row_id is not None:
                 self._usage.note(database.scope, database.row_id, started, time.monotonic())
 
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:

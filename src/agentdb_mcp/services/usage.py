@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from agentdb_mcp.costs import MICROCENTS_PER_CENT, Meter, period_end, state_of
+from agentdb_mcp.costs import MICROCENTS_PER_CENT, Meter, current_period_start, period_end, state_of
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import BudgetReport, BudgetState, DatabaseCost, Scope
@@ -80,6 +80,17 @@ class Usage:
         await self._identity.require_user(user_id)
         return (await self._read(user_id)).report
 
+    async def forecast(self) -> BudgetReport:
+        """The month of a user who has no database yet."""
+        tier = next(iter(self._policy.tiers))
+        now = datetime.now(UTC)
+        limit = self._limit_microcents(tier, None)
+        return BudgetReport(limit, 0, self._state(0, limit), _iso(now), _iso(period_end(now)), tier)
+
+    async def knows(self, user_id: str) -> bool:
+        """Whether there is such a user yet."""
+        return await self._identity.has_user(user_id)
+
     async def reset(self, user_id: str) -> BudgetReport:
         """Start a new period now."""
         await self._identity.require_user(user_id)
@@ -119,6 +130,9 @@ class Usage:
     async def _read(self, user_id: str) -> _Snapshot:
         await self.flush()
         budget = await self._budgets.ensure(user_id)
+        if (start := current_period_start(budget.period_start, datetime.now(UTC))) != budget.period_start:
+            await self._budgets.reset_period(user_id, start=start, before=budget.period_start)
+            budget = await self._budgets.ensure(user_id)
         rows = await self._databases.of_user(user_id)
         names = await self._identity.names_of_workspaces(user_id)
         limit = self._limit_microcents(budget.tier, budget.custom_budget_cents)

@@ -56,15 +56,26 @@ class BudgetStore:
                 exceeded,
             )
 
-    async def reset_period(self, user_id: str) -> None:
-        """Start a new period now: costs of all the user's databases return to zero."""
+    async def reset_period(
+        self, user_id: str, *, start: datetime | None = None, before: datetime | None = None
+    ) -> None:
+        """Start a new period, now or at `start`: costs of all the user's databases return to zero.
+
+        With `before`, only if the current period began then: of many callers one rolls it over.
+        """
         async with self._control.transaction() as connection:
+            current = await connection.fetchval(
+                "SELECT current_period_start FROM user_db_budget WHERE user_id = $1 FOR UPDATE", user_id
+            )
+            if before is not None and current != before:
+                return
             for table in ("workspace_database", "user_global_database"):
                 await connection.execute(
                     f"UPDATE {table} SET current_period_cost_microcents = 0 WHERE user_id = $1", user_id
                 )
             await connection.execute(
-                "UPDATE user_db_budget SET current_period_start = now(), total_cost_cents = 0,"
+                "UPDATE user_db_budget SET current_period_start = coalesce($2, now()), total_cost_cents = 0,"
                 " budget_exceeded = false, updated_at = now() WHERE user_id = $1",
                 user_id,
+                start,
             )

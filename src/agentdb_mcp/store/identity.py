@@ -31,11 +31,14 @@ class IdentityStore:
             done = await connection.execute('INSERT INTO "user" (id) VALUES ($1) ON CONFLICT DO NOTHING', user_id)
             return bool(done == "INSERT 0 1")
 
+    async def has_user(self, user_id: str) -> bool:
+        async with self._control.connection() as connection:
+            return bool(await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id))
+
     async def require_user(self, user_id: str) -> None:
         """Raises InvalidArgument if the user is not known."""
-        async with self._control.connection() as connection:
-            if not await connection.fetchval('SELECT true FROM "user" WHERE id = $1', user_id):
-                raise no_such_user(user_id)
+        if not await self.has_user(user_id):
+            raise no_such_user(user_id)
 
     async def ensure_workspace(self, workspace_id: str, name: str, owner_id: str) -> bool:
         """Make the workspace where the table is ours; whether it was made. Another owner's is NotAllowed."""
