@@ -119,7 +119,7 @@ async def photograph(built: Arena) -> tuple[object, ...]:
     async with built.inside() as inside:
         tables = await inside.fetch(
             "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1, 2"
+            " WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'agentdb') ORDER BY 1, 2"
         )
         contents = [
             await _digest(inside, f'ONLY "{schema}"."{name}"', "x::text" if kind == b"r" else "x.last_value::text")
