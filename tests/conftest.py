@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
 from agentdb_mcp.models import Secret
+
+MEMORY = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """Throw-away clusters in memory where there is room: creating a database there is twenty times as fast."""
+    if not os.environ.get("TMPDIR") and _has_room(MEMORY):
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+def _has_room(folder: Path) -> bool:
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return shutil.disk_usage(folder).free > 8 * 1024**3
 
 
 @pytest.fixture(scope="session")

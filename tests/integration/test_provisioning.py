@@ -22,6 +22,7 @@ from agentdb_mcp.execution import Statement
 from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import DatabaseStatus, Project, ProjectAccess, Scope, Tenant
 from agentdb_mcp.providers import Provider, project_name
+from agentdb_mcp.providers.neon import NeonProvider
 from agentdb_mcp.services import Provisioning
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import DatabaseRow
@@ -354,20 +355,30 @@ async def test_a_caller_that_gives_up_gives_the_lease_back(workspace: Workspace)
     assert len(await workspace.projects()) == 1
 
 
-async def test_one_caller_giving_up_does_not_fail_the_others(application: Application, tenant: Tenant) -> None:
+async def test_one_caller_giving_up_does_not_fail_the_others(
+    application: Application, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers: list[object] = []
+    held = Held.on(application.managed().provider)
+    create = NeonProvider.create
+
+    async def wait_and_create(provider: NeonProvider, name: str) -> Project:
+        await held.wait("create")
+        return await create(provider, name)
 
     async def ask() -> None:
         answer = await application.queries.execute(tenant, Scope.AGENT, [Statement("SELECT 1")])
         answers.append(answer.results[0].rows[0][0])
 
+    monkeypatch.setattr(NeonProvider, "create", wait_and_create)
     async with anyio.create_task_group() as others, anyio.create_task_group() as first:
         first.start_soon(ask)
-        await anyio.wait_all_tasks_blocked()
+        await held.reached.wait()
         for _ in range(3):
             others.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
         first.cancel_scope.cancel()
+        held.let_through.set()
     assert answers == [1, 1, 1]
 
 

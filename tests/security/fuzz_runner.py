@@ -154,6 +154,7 @@ class Mutator:
         self._ways: tuple[Callable[[str], str], ...] = (
             *[self._add_noise] * 3,
             *[self._hide_write] * 4,
+            *[self._put_write] * 3,
             *[self._wrap] * 3,
             self._space,
             self._case,
@@ -198,6 +199,12 @@ class Mutator:
         write = self.random.choice(WRITES)
         hiding = self.random.choice(HIDINGS).replace("{{", "\1").replace("}}", "\2").replace("{}", write)
         return self._insert(text, self._spaced(hiding.replace("\1", "{").replace("\2", "}")))
+
+    def _put_write(self, text: str) -> str:
+        """A write where a value was, so that Postgres takes the whole."""
+        forms = ("{}", "{}", "({})", "(select {})", "{}::text", "- {}", "(1, {})", "'' || {}", "{} is null")
+        write = self.random.choice(forms).replace("{}", self.random.choice(WRITES))
+        return self._replace(text, lambda part: part.isdigit() or part[0] == "'" or part.islower(), lambda _: write)
 
     def _spaced(self, text: str) -> str:
         return self.random.choice(("", " ", "\n")) + text + self.random.choice(("", " ", "\n"))
