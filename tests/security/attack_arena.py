@@ -23,6 +23,7 @@ from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.execution import layout
 from agentdb_mcp.local_stack import CONTROL_DATABASE, LocalStack, local_stack
 from agentdb_mcp.models import Secret
+from agentdb_mcp.settings import load_settings
 
 HERE = Path(__file__).parent
 POLICIES = {
@@ -108,7 +109,7 @@ class Arena:
 async def arena(*, gate: bool = True, timeout_s: int | None = None) -> AsyncIterator[Arena]:
     """Everything that cases need; `timeout_s` replaces the shipped policy's time limit, for faster suites."""
     async with AsyncExitStack() as exits:
-        stack = await exits.enter_async_context(local_stack())
+        stack = await exits.enter_async_context(local_stack(bin_dir=load_settings().pg_bin))
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         cluster = await asyncpg.connect(stack.postgres.uri().reveal())
         exits.push_async_callback(cluster.close)

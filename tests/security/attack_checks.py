@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ import anyio
 import asyncpg
 from attack_arena import TENANT_B_SECRET, Arena, Output
 
+MOST_WAL_BYTES = 300_000
 _LARGEST_SYSTEM_OID = 16383
 _NO_TEMPORARY = "(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp')"
 _NOT_OURS = f" WHERE oid > {_LARGEST_SYSTEM_OID} AND relnamespace NOT IN {_NO_TEMPORARY}"
@@ -22,12 +24,29 @@ _CATALOG = (
 )
 
 
-async def outside(built: Arena, checks: dict[str, Any], before: object, before_roles: object) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How things were before the case; a fingerprint only where a check asks for it."""
+
+    roles: list[tuple[Any, ...]]
+    wal: int
+    fingerprint: tuple[object, ...] | None
+
+
+async def look(built: Arena, checks: dict[str, Any]) -> Before:
+    fingerprint = await photograph(built) if "unchanged" in checks else None
+    return Before(await roles(built), await _wal_position(built), fingerprint)
+
+
+async def outside(built: Arena, checks: dict[str, Any], before: Before) -> list[str]:
     """What a superuser sees wrong after the case."""
+    written = await _wal_position(built) - before.wal
     wrong = await _inside_checks(built, checks)
-    if "unchanged" in checks and before != (after := await photograph(built)):
-        wrong.append(f"changed: {before} → {after}")
-    if before_roles != await roles(built):
+    if "unchanged" in checks and before.fingerprint != (after := await photograph(built)):
+        wrong.append(f"changed: {before.fingerprint} → {after}")
+    if "unchanged" in checks and written > MOST_WAL_BYTES:
+        wrong.append(f"{written} bytes of WAL were written")
+    if before.roles != await roles(built):
         wrong.append("roles changed")
     for password in (checks.get("login_fails"), "x" if "pw_unchanged" in checks else None):
         if password is not None:
@@ -134,6 +153,11 @@ async def _digest(inside: asyncpg.Connection, source: str, what: str) -> str:
     text = f"coalesce(string_agg({what}, E'\\n' ORDER BY {what}), '')"
     digest: str = await inside.fetchval(f"SELECT md5({text}) FROM {source} x")
     return digest
+
+
+async def _wal_position(built: Arena) -> int:
+    position: int = await built.cluster.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+    return position
 
 
 async def roles(built: Arena) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from mcp.client import Client
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_arena import HERE, Arena, Output, arena
-from attack_checks import afterwards, outside, photograph, roles
+from attack_checks import afterwards, look, outside
 
 OWN_CASES = HERE / "cases.jsonl"
 SHARED_CASES = HERE.parents[2] / "shared" / "attacks" / "cases.jsonl"
@@ -57,15 +57,14 @@ async def run_case(built: Arena, case: dict[str, Any], *, gate: bool) -> list[st
     checks: dict[str, Any] = {}
     for check in case["check"]:
         checks.setdefault("su", []).append(check) if "su" in check else checks.update(check)
-    before = await photograph(built) if "unchanged" in checks else None
-    before_roles = await roles(built)
+    before = await look(built, checks)
     _reset_peak(built)
     outputs, stalls = await _perform(built, case)
     wrong = _verdict(case, outputs) if gate else []
     if not gate and case["must"] == "allowed":
         checks = {}
     wrong += _limits(built, checks, outputs, stalls)
-    wrong += await outside(built, checks, before, before_roles)
+    wrong += await outside(built, checks, before)
     wrong += await afterwards(built, outputs)
     return wrong
 
