@@ -15,7 +15,7 @@ from agentdb_mcp.neon_emulator.location import Location
 from agentdb_mcp.neon_emulator.naming import quoted
 
 # The number rises with the statements below: an older cluster gets a new template.
-TEMPLATE = "neon_emulator_template_1"
+TEMPLATE = "neon_emulator_template_2"
 
 HIDDEN_RELATIONS = (
     "pg_auth_members",
@@ -58,6 +58,15 @@ HIDDEN_FUNCTIONS = (
 )
 HIDDEN_BY_NAME = ("pg_logical_emit_message",)
 
+# As in Postgres, but without reading pg_database: information_schema.columns runs it as whoever asks.
+OCTET_LENGTH = """
+    CREATE OR REPLACE FUNCTION information_schema._pg_char_octet_length(typid oid, typmod integer) RETURNS integer
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+        RETURN CASE WHEN typid IN (25, 1042, 1043) THEN CASE WHEN typmod = -1 THEN (2 ^ 30)::integer ELSE
+            information_schema._pg_char_max_length(typid, typmod)
+            * pg_encoding_max_length(pg_char_to_encoding(getdatabaseencoding())) END END
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,6 +81,7 @@ async def make_template(connection: asyncpg.Connection, location: Location) -> N
     inside = await location.connect(making)
     try:
         await _add_statement_statistics(inside)
+        await inside.execute(OCTET_LENGTH)
         for relation in HIDDEN_RELATIONS:
             await inside.execute(f"REVOKE ALL ON pg_catalog.{relation} FROM PUBLIC")
         for function in await _hidden_functions(inside):
