@@ -15,7 +15,7 @@ from agentdb_mcp.execution import Pools, PoolSettings
 from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
-from agentdb_mcp.providers import Provider, open_provider
+from agentdb_mcp.providers import NeonConfig, Provider, open_provider
 from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Usage
 from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.settings import Settings
@@ -97,14 +97,8 @@ async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provide
     if not settings.neon:
         yield None
         return
-    organization = settings.neon[0]
-    async with open_provider(
-        "neon",
-        base_url=settings.neon_api_host,
-        api_key=organization.api_key,
-        org_id=organization.org_id,
-        compute_cu=float(policy.prices.compute_size_cu),
-    ) as provider:
+    config = NeonConfig(settings.neon_api_host, settings.neon, float(policy.prices.compute_size_cu))
+    async with open_provider(config) as provider:
         yield provider
 
 

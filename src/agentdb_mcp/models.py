@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 
@@ -144,12 +146,51 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a provider made for one database."""
+    """What a provider made for one database; `organization` is the kind of account that it is in."""
 
     id: str
     name: str
     branch_id: str | None = None
     created_at: str | None = None
+    organization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one project may use in a billing period: None leaves a cap as it is, 0 lifts it."""
+
+    active_time_seconds: int | None = None
+    compute_time_seconds: int | None = None
+    written_data_bytes: int | None = None
+    data_transfer_bytes: int | None = None
+    logical_size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """None leaves a setting as it is, or to the provider; `paid` chooses the account of a new project."""
+
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_s: int | None = None
+    quota: Quota = Quota()
+    paid: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consumption:
+    """What one project used from start to end; a metric that was not reported is None."""
+
+    project_id: str
+    start: datetime
+    end: datetime
+    compute_cu_seconds: Decimal | None = None
+    storage_byte_hours: Decimal | None = None
+    history_byte_hours: Decimal | None = None
+    snapshot_byte_hours: Decimal | None = None
+    egress_bytes: Decimal | None = None
+    private_transfer_bytes: Decimal | None = None
+    extra_branch_hours: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

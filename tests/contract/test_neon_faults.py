@@ -15,6 +15,8 @@ import stamina
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import Project
 from agentdb_mcp.providers.neon import NeonProvider
+from agentdb_mcp.providers.neon.api import NeonApi
+from agentdb_mcp.providers.neon.organization import Organization
 
 Answer = httpx.Response | Exception
 KEY = "napi_secret_key"
@@ -62,7 +64,7 @@ async def provider_on(
     async with httpx.AsyncClient(
         transport=httpx.MockTransport(transport), base_url=BASE, headers=headers, timeout=5
     ) as client:
-        yield NeonProvider(client, org_id, 0.25)
+        yield NeonProvider([Organization(NeonApi(client), "default", org_id, 0.25)])
 
 
 async def failure(script: Script, call: str = "find") -> ProvisioningFailed:
@@ -299,7 +301,7 @@ async def test_creating_waits_until_its_operations_have_ended() -> None:
     assert paths == ["/api/v2/projects"] + [f"/api/v2/projects/{PROJECT.id}/operations/op-1"] * 3
 
 
-MADE_AS_PROJECT = (PROJECT.id, PROJECT.name, PROJECT.branch_id, MADE["created_at"])
+MADE_AS_PROJECT = (PROJECT.id, PROJECT.name, PROJECT.branch_id, MADE["created_at"], "default")
 
 
 @pytest.mark.parametrize("status", ["failed", "error", "cancelled"])

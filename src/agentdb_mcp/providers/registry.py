@@ -1,22 +1,30 @@
-"""Names → providers. An implementation is imported when it is asked for."""
+"""Which provider, from its configuration. An implementation is imported when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from agentdb_mcp.models import Secret
 from agentdb_mcp.providers.base import Provider
+from agentdb_mcp.settings import NeonOrganization
+
+
+@dataclass(frozen=True, slots=True)
+class NeonConfig:
+    """One organization, or a free and a paid one; `compute_cu` is the most that a project grows to."""
+
+    base_url: str
+    organizations: tuple[NeonOrganization, ...]
+    compute_cu: float
 
 
 @asynccontextmanager
-async def open_provider(
-    kind: str, *, base_url: str, api_key: Secret, org_id: str | None, compute_cu: float
-) -> AsyncIterator[Provider]:
-    """Open the provider called `kind` for the time of the block."""
-    if kind != "neon":
-        raise ValueError(f"there is no provider {kind!r}")
+async def open_provider(config: NeonConfig) -> AsyncIterator[Provider]:
+    """Open the provider for the time of the block."""
     from agentdb_mcp.providers.neon import neon_provider
 
-    async with neon_provider(base_url=base_url, api_key=api_key, org_id=org_id, compute_cu=compute_cu) as provider:
+    async with neon_provider(
+        base_url=config.base_url, organizations=config.organizations, compute_cu=config.compute_cu
+    ) as provider:
         yield provider
