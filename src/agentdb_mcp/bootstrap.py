@@ -16,8 +16,9 @@ from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, Provider, open_provider
-from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Usage
+from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Reconcile, Usage
 from agentdb_mcp.services.databases import Control, plain_url
+from agentdb_mcp.services.reconcile import SETTLED_S
 from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, SimVariables
 
@@ -30,6 +31,12 @@ class Managed:
     usage: Usage
     lifecycle: Lifecycle
     provider: Provider | None
+
+    def reconcile(self, *, settled_s: float = SETTLED_S) -> Reconcile:
+        """Raises ConfigurationError where there is no provider to compare with."""
+        if self.provider is None:
+            raise ConfigurationError("There is no Neon key.", hint="Set NEON_API_KEY.")
+        return Reconcile(self.lifecycle.provisioning, self.provider, settled_s)
 
 
 @dataclass(frozen=True, slots=True)

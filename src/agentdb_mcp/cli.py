@@ -204,6 +204,22 @@ def neon_emulator(
     anyio.run(run_emulator, port, pg, settings.pg_bin)
 
 
+@app.command()
+def reconcile(
+    fix: Annotated[bool, typer.Option("--fix", help="Carry the plan out.")] = False,
+    settled: Annotated[float, typer.Option(min=0, help="Seconds after which nobody is at work any more.")] = 600,
+    as_json: Json = False,
+) -> None:
+    """Compare the provider's projects with our rows. Exit code 1 while something differs."""
+    from agentdb_mcp.cli_reconcile import run_reconcile
+
+    async def work(application: Application) -> bool:
+        return await run_reconcile(application.managed().reconcile(settled_s=settled), fix=fix, as_json=as_json)
+
+    if not _run(work):
+        raise typer.Exit(1)
+
+
 @users.command("create")
 def create_user(user_id: str, tier: str = "free", as_json: Json = False) -> None:
     """Register a user: a budget and a global database. What exists is left as it is."""

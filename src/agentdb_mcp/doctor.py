@@ -102,7 +102,7 @@ async def _database(application: Application, scope: Scope) -> AsyncIterator[Fin
 
 def _excess(name: str, powers: dict[str, Any]) -> Iterator[Finding]:
     """What a plain login has beyond its own objects, with the SQL that takes it away."""
-    login = '"' + str(powers["login"]).replace('"', '""') + '"'
+    login = _quoted(powers["login"])
     for attribute in ("superuser", "createrole", "createdb", "bypassrls", "replication"):
         if powers[attribute]:
             yield Finding(
@@ -113,7 +113,8 @@ def _excess(name: str, powers: dict[str, Any]) -> Iterator[Finding]:
             )
     if not powers["superuser"]:
         for role in powers["memberships"]:
-            yield Finding(f"{name} login", False, f"the login is a member of {role}", f"REVOKE {role} FROM {login};")
+            revoke = f"REVOKE {_quoted(role)} FROM {login};"
+            yield Finding(f"{name} login", False, f"the login is a member of {role}", revoke)
     if powers["other_databases"]:
         count = powers["other_databases"]
         yield Finding(
@@ -122,3 +123,7 @@ def _excess(name: str, powers: dict[str, Any]) -> Iterator[Finding]:
             f"the login may connect to {count} other database{'s' if count > 1 else ''} of its server",
             "REVOKE CONNECT ON DATABASE … FROM PUBLIC; for each of them.",
         )
+
+
+def _quoted(name: object) -> str:
+    return '"' + str(name).replace('"', '""') + '"'

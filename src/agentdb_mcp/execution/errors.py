@@ -86,7 +86,7 @@ def connection_error(error: BaseException) -> AgentDBError:
             return NotAllowed("The database does not let this login in.")
         case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
             return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
-        case ValueError():
+        case ValueError() | IndexError():
             return DatabaseUnavailable(
                 "The database's URL cannot be read.", hint="Percent-encode special characters of user and password."
             )

@@ -68,7 +68,7 @@ async def open_session(target: DatabaseTarget, **driver: object) -> GuardedConne
             connection = await (
                 _open_sealed(target, target.role, driver) if target.role else _open_plain(target, driver)
             )
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError, ValueError) as error:
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError, ValueError, IndexError) as error:
         raise connection_error(error) from None
     speak_text(connection)
     guard.install(connection)

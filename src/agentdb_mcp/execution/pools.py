@@ -66,12 +66,12 @@ class DatabasePool:
         except StaleSession:
             raise
         except BrokenSession as broken:
-            raise broken.error from None
+            raise _ran(broken.error) from None
         except AgentDBError:
             clean = True  # the call has failed, its reset has not
             raise
         except CONNECTION_ERRORS as error:
-            raise connection_error(error) from None
+            raise _ran(connection_error(error)) from None
         finally:
             with anyio.CancelScope(shield=True):
                 if not clean:
@@ -111,6 +111,12 @@ class DatabasePool:
             await self._pool.close()
             return
         self._pool.terminate()
+
+
+def _ran(error: AgentDBError) -> AgentDBError:
+    if isinstance(error, DatabaseUnavailable):
+        error.ran = True
+    return error
 
 
 async def _no_reset(_connection: asyncpg.Connection) -> None:

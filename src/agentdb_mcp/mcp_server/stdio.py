@@ -51,9 +51,7 @@ class _Lines:
         return self
 
     async def __anext__(self) -> str:
-        try:
-            line = await self._reader.readline()
-        except ValueError:
+        if (line := await self._line()) is None:
             await self._refuse(_answer(None, f"The request is longer than {MAX_LINE:,} bytes."))
             return await self.__anext__()
         if not line:
@@ -62,6 +60,20 @@ class _Lines:
             await self._refuse(refusal)
             return await self.__anext__()
         return line.decode("utf-8", errors="replace")
+
+    async def _line(self) -> bytes | None:
+        """The next line, empty at the end; None for one that is too long, which is dropped to its end."""
+        dropping = False
+        while True:
+            try:
+                line = await self._reader.readuntil()
+            except asyncio.LimitOverrunError as overrun:
+                await self._reader.readexactly(overrun.consumed)
+                dropping = True
+            except asyncio.IncompleteReadError as end:
+                return None if dropping else end.partial
+            else:
+                return None if dropping else line
 
     async def _refuse(self, answer: str) -> None:
         await self._output.write(answer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -18,9 +19,11 @@ from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables
 
 VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
-# How long a managed database is used before its row and its workspace's owner are looked at again.
+# How long a database is used before its row, its owner or its variable is looked at again.
 FRESH_S = 15.0
 _TENANTS_OPTIONS = {"channel_binding", "sslmode"}
+# To the driver a path, also a percent-encoded one, is a Unix socket, and a comma parts several hosts.
+_TENANTS_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -33,6 +36,7 @@ class OpenDatabase:
     access_mode: AccessMode = AccessMode.UNRESTRICTED
     row_id: str | None = None
     payer: str | None = None
+    fixed: bool = False  # given by the process's environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Databases:
         """The tenant's database. Raises DatabaseUnavailable, ProvisioningFailed or ConfigurationError."""
         key = (tenant, scope)
         known, fresh_until = self._known.get(key, (None, 0.0))
-        if known is not None and (known.row_id is None or time.monotonic() < fresh_until):
+        if known is not None and (known.fixed or time.monotonic() < fresh_until):
             return known
         async with self._flights.setdefault(key, anyio.Lock()):
             known, fresh_until = self._known.get(key, (None, 0.0))
@@ -85,7 +89,7 @@ class Databases:
     async def _resolve(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
         given = self._urls.get(scope)
         if given is not None and (url := self._plain_url(given.reveal(), VARIABLE[scope])) is not None:
-            return _plain(url, scope)
+            return replace(_plain(url, scope), fixed=True)
         if self._control is None:
             raise DatabaseUnavailable(
                 f"There is no {scope} database here.",
@@ -97,6 +101,7 @@ class Databases:
         user_id, owner_id = _owner(tenant, scope)
         row = await control.databases.find(scope, project_name(scope, owner_id))
         if row is None:
+            await _check_owner(scope, user_id, owner_id, control)
             for variable in await control.variables.find(tenant, scope):
                 if (url := self._plain_url(variable, VARIABLE[scope])) is not None:
                     _check_tenants_url(url, VARIABLE[scope])
@@ -153,11 +158,13 @@ def _has_readable_parts(url: str) -> bool:
 
 
 def _check_tenants_url(url: Secret, name: str) -> None:
-    """A URL that a tenant wrote brings its own host and login: nothing of the server's account or files."""
+    """A URL that a tenant wrote brings its own host and login: nothing of the server's account, files or sockets."""
     parts = urlsplit(url.reveal())
-    if not (parts.hostname and parts.username and parts.password) or parse_qs(parts.query).keys() - _TENANTS_OPTIONS:
+    complete = parts.username and parts.password and _TENANTS_HOST.fullmatch(parts.hostname or "")
+    if not complete or parse_qs(parts.query, keep_blank_values=True).keys() - _TENANTS_OPTIONS:
         raise ConfigurationError(
-            f"{name} must name host, user and password, and no option but {', '.join(sorted(_TENANTS_OPTIONS))}.",
+            f"{name} must name one host, a user and a password, and no option"
+            f" but {', '.join(sorted(_TENANTS_OPTIONS))}.",
             hint="Change the variable, or leave it out to have a database made.",
         )
 
@@ -182,6 +189,12 @@ async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) 
     await control.budgets.ensure(user_id)
     name = project_name(scope, owner_id)
     await control.databases.declare(scope, owner_id, user_id=user_id, project_name=name)
+
+
+async def _check_owner(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
+    workspace = await control.identity.workspace(owner_id) if scope is Scope.AGENT else None
+    if workspace is not None and workspace.owner_id != user_id:
+        raise NotAllowed("This workspace belongs to another user.")
 
 
 async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRow:

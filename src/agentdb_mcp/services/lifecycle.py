@@ -11,9 +11,11 @@ from agentdb_mcp.models import DatabaseStatus, Scope
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.usage import check_tier
-from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, OwnerUnknown
 
 log = get_logger(__name__)
+
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,14 @@ class Lifecycle:
 
     async def create_workspace(self, workspace_id: str, user_id: str, name: str) -> DatabaseRow:
         """Create the workspace with its database, all or nothing."""
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._create_workspace(workspace_id, user_id, name)
+            except OwnerUnknown as error:  # deleted at the same moment: begin anew
+                last = error
+        raise last
+
+    async def _create_workspace(self, workspace_id: str, user_id: str, name: str) -> DatabaseRow:
         await self.identity.require_user(user_id)
         made = await self.identity.ensure_workspace(workspace_id, name, user_id)
         try:

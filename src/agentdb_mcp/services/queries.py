@@ -150,8 +150,8 @@ class Queries:
         reached = True
         try:
             return await self._pools.run(database.target, call)
-        except DatabaseUnavailable:
-            reached = False
+        except DatabaseUnavailable as error:
+            reached = error.ran
             self._databases.forget(tenant, database.scope)
             raise
         finally:

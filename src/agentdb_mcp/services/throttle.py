@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ class Throttle:
             wait = calls.began[0] + self._window_s - now
             raise RateLimited(
                 f"More than {self._per_window} calls in {self._window_s:g} s.",
-                hint=f"Wait {max(1, round(wait))} s. Several statements fit into one execute_transaction.",
+                hint=f"Wait {max(1, math.ceil(wait))} s. Several statements fit into one execute_transaction.",
                 retryable=True,
             )
         calls.began.append(now)

@@ -2,7 +2,7 @@
 
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
 from agentdb_mcp.store.control import ControlDatabase
-from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore
+from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore
 from agentdb_mcp.store.sim_variables import SimVariables
 
@@ -14,5 +14,7 @@ __all__ = [
     "DatabaseRow",
     "DatabaseStore",
     "IdentityStore",
+    "Inventory",
+    "OwnerUnknown",
     "SimVariables",
 ]

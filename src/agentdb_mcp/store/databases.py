@@ -16,6 +16,8 @@ from agentdb_mcp.store.control import ControlDatabase
 
 _TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
 
+_OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
+
 _COLUMNS = (
     "id, project_name, status, ownership_type, access_mode, neon_project_id, neon_branch_id, neon_connection_uri,"
     " database_name, role_name, generation, fence, current_period_cost_microcents, user_id"
@@ -44,12 +46,26 @@ class DatabaseRow:
     cost_microcents: int
 
 
+class OwnerUnknown(ProvisioningFailed):
+    """The user or workspace of a declared database does not exist, or not any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to change one row until the lease ends or somebody else claims it."""
 
     row: DatabaseRow
     fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A row as `reconcile` sees it: whether somebody works on it, since when it rests, whether its owner is gone."""
+
+    row: DatabaseRow
+    leased: bool
+    idle_s: float
+    ownerless: bool
 
 
 class DatabaseStore:
@@ -80,6 +96,21 @@ class DatabaseStore:
                 rows += [_row(scope, row) for row in found]
         return rows
 
+    async def inventory(self) -> list[Inventory]:
+        """Every row that is not deleted. An owner is gone when its row is, or a workspace when it is archived."""
+        found: list[Inventory] = []
+        async with self._control.connection() as connection:
+            for scope, (table, owner) in _TABLES.items():
+                # By way of JSON: platforms differ in whether a workspace has the column.
+                rows = await connection.fetch(
+                    f"SELECT {_COLUMNS}, {owner} AS owner_id, coalesce(lease_expires_at > now(), false) AS leased,"
+                    " extract(epoch FROM now() - updated_at)::float8 AS idle_s, NOT EXISTS (SELECT FROM"
+                    f" {_OWNERS[scope]} AS o WHERE o.id = d.{owner} AND to_jsonb(o) ->> 'archived_at' IS NULL)"
+                    f" AS ownerless FROM {table} AS d WHERE status <> 'deleted' ORDER BY created_at, id"
+                )
+                found += [Inventory(_row(scope, row), row["leased"], row["idle_s"], row["ownerless"]) for row in rows]
+        return found
+
     async def set_payer(self, row: DatabaseRow, user_id: str) -> DatabaseRow:
         """The workspace belongs to another user now."""
         async with self._control.connection() as connection:
@@ -91,7 +122,10 @@ class DatabaseStore:
     async def declare(
         self, scope: Scope, owner_id: str, *, user_id: str, project_name: str, revive: bool = False
     ) -> None:
-        """Write the row that says a database should exist. `revive` starts a new generation of a deleted one."""
+        """Write the row that says a database should exist. `revive` starts a new generation of a deleted one.
+
+        Raises OwnerUnknown.
+        """
         table, owner = _TABLES[scope]
         columns, values = (f"{owner}, user_id", "$1, $3") if scope is Scope.AGENT else (owner, "$1")
         arguments = (owner_id, project_name, user_id) if scope is Scope.AGENT else (owner_id, project_name)
@@ -102,23 +136,21 @@ class DatabaseStore:
                     " ON CONFLICT (project_name) DO NOTHING",
                     *arguments,
                 )
+                if revive:
+                    await connection.execute(
+                        f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $1,"
+                        " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
+                        " role_name = NULL, database_name = NULL, updated_at = now()"
+                        + (", user_id = $3" if scope is Scope.AGENT else "")
+                        + " WHERE project_name = $2 AND status = 'deleted'",
+                        *arguments,
+                    )
             except asyncpg.ForeignKeyViolationError:
-                raise ProvisioningFailed(
+                raise OwnerUnknown(
                     f"The {'workspace' if scope is Scope.AGENT else 'user'} of this call is not known.",
                     hint="Whoever runs the platform: create it first, or check AGENTDB_USER_ID and"
                     " AGENTDB_WORKSPACE_ID.",
                 ) from None
-            if revive:
-                await connection.execute(
-                    f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $2,"
-                    " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                    " role_name = NULL, database_name = NULL, updated_at = now()"
-                    + (", user_id = $3" if scope is Scope.AGENT else "")
-                    + " WHERE project_name = $1 AND status = 'deleted'",
-                    project_name,
-                    owner_id,
-                    *([user_id] if scope is Scope.AGENT else []),
-                )
 
     async def claim(
         self, scope: Scope, project_name: str, statuses: list[DatabaseStatus], lease_s: float
@@ -175,6 +207,18 @@ class DatabaseStore:
                 row.id,
                 row.generation,
             )
+
+    async def entomb(self, scope: Scope, project_name: str) -> DatabaseRow | None:
+        """A tombstone for a project that no row wants, ownerless or of a row already deleted; None if one wants it."""
+        table, owner = _TABLES[scope]
+        async with self._control.connection() as connection:
+            row = await connection.fetchrow(
+                f"INSERT INTO {table} AS d (project_name, status) VALUES ($1, 'deleting') ON CONFLICT (project_name)"
+                " DO UPDATE SET status = 'deleting', fence = d.fence + 1, updated_at = now()"
+                f" WHERE d.status = 'deleted' RETURNING {_COLUMNS}, {owner} AS owner_id",
+                project_name,
+            )
+        return _row(scope, row) if row else None
 
     async def add_costs(self, costs: dict[tuple[Scope, str], int]) -> None:
         """Add metered micro-cents to databases, by (scope, id)."""

@@ -74,10 +74,13 @@ class IdentityStore:
         return {row["id"]: row["name"] for row in rows}
 
     async def remove_workspace(self, workspace_id: str) -> None:
-        """Remove the row where the table is ours."""
-        async with self._control.connection() as connection:
+        """Remove the row where the table is ours, unless a database was declared for it again meanwhile."""
+        async with self._control.transaction() as connection:
+            await connection.execute("SELECT FROM workspace WHERE id = $1 FOR UPDATE", workspace_id)
             await connection.execute(
-                "DELETE FROM workspace WHERE id = $1 AND obj_description('workspace'::regclass) = 'agentdb-mcp'",
+                "DELETE FROM workspace AS w WHERE id = $1 AND obj_description('workspace'::regclass) = 'agentdb-mcp'"
+                " AND NOT EXISTS (SELECT FROM workspace_database AS d WHERE d.workspace_id = w.id"
+                "                 AND d.status NOT IN ('deleting', 'deleted'))",
                 workspace_id,
             )
 
