@@ -48,7 +48,8 @@ attacks: .venv/.synced
 fuzz: .venv/.synced
 	@$(RUN)python tests/security/fuzz_runner.py
 
-# A corpus of statements in read-only and over-budget mode; AGENTDB_SQL_CORPUS names a file of {"sql": …} lines.
+# A corpus of statements in read-only and over-budget mode, in about seven minutes; AGENTDB_SQL_CORPUS names a file of
+# {"sql": …} lines, else Postgres's own regression tests are fetched. AGENTDB_ATTACK_GATE=off: the walls alone.
 regression: .venv/.synced
 	@$(RUN)python tests/security/regression_runner.py
 

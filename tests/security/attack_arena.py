@@ -113,6 +113,8 @@ async def arena(*, gate: bool = True, timeout_s: int | None = None) -> AsyncIter
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         cluster = await asyncpg.connect(stack.postgres.uri().reveal())
         exits.push_async_callback(cluster.close)
+        await cluster.execute("ALTER SYSTEM SET autovacuum = off")  # what changes is the agent's doing
+        await cluster.execute("SELECT pg_reload_conf()")
         built = Arena(stack, {}, {}, cluster)
         for mode, policy in POLICIES.items():
             environ = stack.environ() | {"AGENTDB_USER_ID": "attacker", "AGENTDB_WORKSPACE_ID": "attacked"}

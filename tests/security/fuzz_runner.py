@@ -34,7 +34,8 @@ import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_runner import OWN_CASES, SHARED_CASES, load_cases
-from regression_runner import bisect, fingerprint, read_corpus
+from fingerprint import fingerprint
+from regression_runner import bisect, read_corpus
 
 from agentdb_mcp import gate
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres

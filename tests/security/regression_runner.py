@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
-import asyncpg
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_arena import Arena, arena
+from fingerprint import belongings, fingerprint
 
 from agentdb_mcp import gate
 from agentdb_mcp.errors import AgentDBError
@@ -71,23 +71,6 @@ OBJECTS = (
     "CREATE TRIGGER noting AFTER INSERT OR UPDATE ON u FOR EACH ROW EXECUTE FUNCTION on_change()",
     "COMMENT ON TABLE t IS 'commented'",
 )
-
-# Where rows are: catalogs, tables, materialized views, sequences; none that is temporary, nor our list of sessions.
-_SOURCES = """
-    SELECT c.oid, c.relname, c.relkind, n.nspname = 'pg_catalog' AS is_catalog,
-           format('%I.%I', n.nspname, c.relname) AS name, coalesce(a.columns, '') AS columns,
-           CASE c.oid WHEN 'pg_namespace'::regclass THEN $$nspname !~ '^pg_(toast_)?temp'$$ ELSE 'true' END AS lasting
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
-               SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns FROM pg_attribute
-                WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
-                  AND (n.nspname <> 'pg_catalog' OR attname <> ALL ($1))) a
-     WHERE c.relkind IN ('r', 'm', 'S') AND c.relispopulated AND n.nspname !~ '^pg_(toast|temp)'
-       AND n.nspname <> 'agentdb' ORDER BY c.oid
-"""
-# What Postgres estimates about a table, and what opening a session of the agent's changes.
-_SIZES = ("relpages", "reltuples", "relallvisible", "relallfrozen")
-_AGES = ("relfrozenxid", "relminmxid", "datfrozenxid", "datminmxid")
-_VOLATILE = (*_SIZES, *_AGES, "rolpassword", "rolvaliduntil")
 
 
 class Promise(NamedTuple):
@@ -192,40 +175,6 @@ def _comment_end(script: str, at: int) -> int:
 # --- the database ---------------------------------------------------------------------------------------------
 
 
-async def fingerprint(built: Any) -> tuple[object, ...]:
-    """A digest of each catalog's, table's and sequence's rows; `built` has inside()."""
-    async with built.inside() as inside:
-        seen = [
-            (source["name"], await _digest(inside, source, f"ROW({source['columns']})::text"))
-            for source in await inside.fetch(_SOURCES, _VOLATILE)
-        ]
-        prepared = await inside.fetchval("SELECT count(*) FROM pg_prepared_xacts")
-    return prepared, *seen
-
-
-async def belongings(built: Any) -> set[object]:
-    """Every object's own row, and every table with a digest that any write to it changes: DROP only removes from it."""
-    seen: set[object] = set()
-    async with built.inside() as inside:
-        for source in await inside.fetch(_SOURCES, (*_VOLATILE, "relchecks")):
-            row = f"ROW({source['columns']})::text"
-            if source["is_catalog"] and source["columns"].startswith("oid,"):
-                objects = await inside.fetch(f"SELECT {row} FROM {source['name']} WHERE {source['lasting']}")
-                seen.update((source["name"], each[0]) for each in objects)
-            elif not source["is_catalog"] or source["relname"] == "pg_largeobject":
-                content = row if source["relkind"] == b"S" else "concat(ctid, xmin)"
-                seen.add((source["oid"], await _digest(inside, source, content)))
-    return seen
-
-
-async def _digest(inside: asyncpg.Connection, source: asyncpg.Record, row: str) -> str:
-    digest: str = await inside.fetchval(
-        f"SELECT md5(coalesce(string_agg({row}, E'\\n' ORDER BY {row}), ''))"
-        f" FROM ONLY {source['name']} WHERE {source['lasting']}"
-    )
-    return digest
-
-
 UNCHANGED = Promise(fingerprint, operator.eq)
 ONLY_LESS = Promise(belongings, operator.ge)
 
@@ -246,8 +195,6 @@ async def bisect(
 
 async def prepare(built: Arena, statements: Sequence[str]) -> int:
     """Our objects and as many of the corpus' own as fit, made by the agent; then the template of every renewal."""
-    await built.cluster.execute("ALTER SYSTEM SET autovacuum = off")
-    await built.cluster.execute("SELECT pg_reload_conf()")
     await built.renew()
     for sql in OBJECTS:
         output = await built.call("normal", sql)
