@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
-from agentdb_mcp.neon_emulator import Emulator, neon_emulator
+from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 
 Json = dict[str, Any]
 ID = re.compile(r"^[a-z0-9-]{1,60}$")
@@ -33,7 +33,7 @@ async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 async def emulator(postgres: EmbeddedPostgres) -> AsyncIterator[Emulator]:
-    async with neon_emulator(postgres.uri().reveal()) as running:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=Behaviour(operation_seconds=0)) as running:
         yield running
 
 
@@ -275,9 +275,12 @@ async def test_the_connection_uri_and_the_password_can_be_asked_for(api: httpx.A
     created = await create(api)
     path = f"/projects/{created['project']['id']}/connection_uri"
     names = {"database_name": created["databases"][0]["name"], "role_name": created["roles"][0]["name"]}
-    for pooled in ("true", "False"):  # casing as Python's clients send it
-        answer = await api.get(path, params={**names, "pooled": pooled})
-        assert answer.json() == {"uri": uri_of(created)}
+    answer = await api.get(path, params={**names, "pooled": "False"})  # casing as Python's clients send it
+    assert answer.json() == {"uri": uri_of(created)}
+    pooled = (await api.get(path, params={**names, "pooled": "true"})).json()["uri"]
+    assert f"{created['endpoints'][0]['id']}-pooler" in pooled
+    async with connected(pooled) as admin:
+        assert await admin.fetchval("SELECT current_database()") == names["database_name"]
     revealed = await api.get(f"{role_path(created)}/reveal_password")
     assert revealed.json() == {"password": created["roles"][0]["password"]}
     assert_error(await api.get(path, params={**names, "database_name": "postgres"}), 404)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
-from agentdb_mcp.neon_emulator import Emulator, neon_emulator
+from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 
 Json = dict[str, Any]
 
@@ -31,7 +31,9 @@ async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 async def emulator(postgres: EmbeddedPostgres) -> AsyncIterator[Emulator]:
-    async with neon_emulator(postgres.uri().reveal()) as running:
+    async with neon_emulator(
+        postgres.uri().reveal(), behaviour=Behaviour(operation_seconds=0, kept_after_delete_seconds=0)
+    ) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
-from agentdb_mcp.neon_emulator import Emulator, neon_emulator
+from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,9 @@ async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connect
     connection = await asyncpg.connect(postgres.uri().reveal())
     yield connection
     await connection.close()
+
+
+AT_ONCE = Behaviour(operation_seconds=0, kept_after_delete_seconds=0)
 
 
 def client(emulator: Emulator) -> httpx.AsyncClient:
@@ -53,9 +56,9 @@ async def wait_for_no_sessions(superuser: asyncpg.Connection) -> None:
 
 
 async def test_a_restart_finds_everything_again(postgres: EmbeddedPostgres) -> None:
-    async with neon_emulator(postgres.uri().reveal()) as first, client(first) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
         created = (await api.post("/projects", json={"project": {"name": "lasting"}})).json()
-    async with neon_emulator(postgres.uri().reveal()) as second, client(second) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client(second) as api:
         assert (second.api_key, second.org_id) == (first.api_key, first.org_id)
         assert second.base_url != first.base_url
         path = f"/projects/{created['project']['id']}"
@@ -78,12 +81,12 @@ async def test_a_key_that_is_given_is_the_key(postgres: EmbeddedPostgres) -> Non
         assert (await api.get("/projects")).status_code == 200
 
 
-@pytest.mark.parametrize("state", ["creating", "deleting"])
+@pytest.mark.parametrize("state", ["creating", "deleted"])
 async def test_what_an_earlier_run_left_half_done_is_finished(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection, state: str
 ) -> None:
     uri = postgres.uri().reveal()
-    async with neon_emulator(uri) as emulator, client(emulator) as api:
+    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client(emulator) as api:
         created = (await api.post("/projects", json={"project": {"name": "half-done"}})).json()
     project_id = created["project"]["id"]
     own = await asyncpg.connect(postgres.uri("neon_emulator").reveal())
@@ -91,7 +94,7 @@ async def test_what_an_earlier_run_left_half_done_is_finished(
     if state == "creating":  # killed between CREATE DATABASE and its row
         await own.execute("DELETE FROM database WHERE project_id = $1", project_id)
     await own.close()
-    async with neon_emulator(uri) as emulator, client(emulator) as api:
+    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client(emulator) as api:
         assert (await api.get(f"/projects/{project_id}")).status_code == 404
     database, role = created["databases"][0]["name"], created["roles"][0]["name"]
     assert not await superuser.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database)
@@ -104,14 +107,18 @@ async def test_creates_that_the_end_cuts_off_leave_nothing_behind(
     monkeypatch.setattr("agentdb_mcp.neon_emulator.serving.GRACE_S", 0)
     uri, statuses = postgres.uri().reveal(), list[int]()
     count = "SELECT (SELECT count(*) FROM pg_database), (SELECT count(*) FROM pg_roles)"
-    async with neon_emulator(uri) as emulator:
+    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator:
         before = await superuser.fetchrow(count)
 
     async def create(api: httpx.AsyncClient) -> None:
         response = await api.post("/projects", json={"project": {"name": "cut-off"}})
         statuses.append(response.status_code)
 
-    async with client(emulator) as api, anyio.create_task_group() as group, neon_emulator(uri) as emulator:
+    async with (
+        client(emulator) as api,
+        anyio.create_task_group() as group,
+        neon_emulator(uri, behaviour=AT_ONCE) as emulator,
+    ):
         api.base_url = httpx.URL(emulator.base_url)
         for _ in range(12):
             group.start_soon(create, api)
@@ -120,7 +127,7 @@ async def test_creates_that_the_end_cuts_off_leave_nothing_behind(
                 await anyio.sleep(0.01)
     assert set(statuses) <= {201, 503}
     assert 503 in statuses
-    async with neon_emulator(uri):  # a commit that was cut off may have landed after its undoing
+    async with neon_emulator(uri, behaviour=AT_ONCE):  # a commit that was cut off may have landed after its undoing
         after = await superuser.fetchrow(count)
     assert [there - then for there, then in zip(after, before, strict=True)] == [statuses.count(201)] * 2
 
@@ -129,7 +136,7 @@ async def test_the_end_closes_every_connection_and_the_port(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    async with neon_emulator(postgres.uri().reveal()) as emulator, client(emulator) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client(emulator) as api:
         assert (await api.get("/projects")).status_code == 200
         assert await sessions(superuser)
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -143,7 +150,7 @@ async def test_cancellation_ends_it_as_cleanly(postgres: EmbeddedPostgres, super
     emulators: list[Emulator] = []
 
     async def run(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        async with neon_emulator(postgres.uri().reveal()) as emulator:
+        async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator:
             emulators.append(emulator)
             task_status.started()
             await anyio.sleep_forever()
@@ -161,7 +168,7 @@ async def test_cancellation_ends_it_as_cleanly(postgres: EmbeddedPostgres, super
 
 async def test_an_error_in_the_block_leaves_it_unwrapped(postgres: EmbeddedPostgres) -> None:
     with pytest.raises(LookupError, match="mine"):
-        async with neon_emulator(postgres.uri().reveal()):
+        async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE):
             raise LookupError("mine")
 
 
@@ -175,7 +182,7 @@ async def test_it_writes_nothing_to_stdout_and_no_secret_to_the_log(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        async with neon_emulator(postgres.uri().reveal()) as emulator, client(emulator) as api:
+        async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client(emulator) as api:
             created = (await api.post("/projects", json={"project": {}})).json()
     assert capsys.readouterr().out == ""
     for secret in (emulator.api_key, postgres.password.reveal(), created["roles"][0]["password"]):
@@ -186,7 +193,7 @@ async def test_databases_open_to_every_project_are_warned_of(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await superuser.execute("CREATE DATABASE somebodys")
-    async with neon_emulator(postgres.uri().reveal()):
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE):
         assert "can connect to somebodys" in caplog.text
     await superuser.execute("DROP DATABASE somebodys")
 
@@ -196,6 +203,6 @@ async def test_databases_open_to_every_project_are_warned_of(
 )
 async def test_a_uri_that_cannot_serve_is_refused_without_its_password(uri: str) -> None:
     with pytest.raises(ValueError, match="Postgres URI") as refused:
-        async with neon_emulator(uri):
+        async with neon_emulator(uri, behaviour=AT_ONCE):
             pass
     assert "hidden" not in str(refused.value)

@@ -27,6 +27,7 @@ SMALLEST_CU, LARGEST_CU = 0.25, 56.0
 NEVER_SUSPEND, DEFAULT_SUSPEND, SHORTEST_SUSPEND, LONGEST_SUSPEND = -1, 0, 60, 604_800
 LONGEST_HISTORY = 2_592_000
 INT64_MAX = 2**63 - 1
+TRANSFERRED_MOST = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,66 @@ class ProjectChange:
     history_retention_seconds: int | None
     endpoint_settings: Fields
     settings: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class NewBranch:
+    """The body of `POST …/branches`; `endpoints` are the settings of the computes asked for."""
+
+    name: str | None
+    parent_id: str | None
+    endpoints: list[Fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    destination_org_id: str
+    project_ids: list[str]
+
+
+def new_branch(body: Fields) -> NewBranch:
+    branch = _object(body, "branch")
+    endpoints = body.get("endpoints") or []
+    if not isinstance(endpoints, list) or not all(isinstance(endpoint, dict) for endpoint in endpoints):
+        raise bad_request("`endpoints` must be a list of objects")
+    if len(endpoints) > 1:
+        raise bad_request("a branch has at most one endpoint here")
+    return NewBranch(
+        name=_text(branch, "name"),
+        parent_id=_identifier(branch, "parent_id"),
+        endpoints=[_compute_settings(endpoint) for endpoint in endpoints],
+    )
+
+
+def new_role(body: Fields) -> str:
+    return _needed(_role_name(_object(body, "role"), "name"), "role.name")
+
+
+def new_database(body: Fields) -> tuple[str, str]:
+    """Its name and its owner's."""
+    database = _object(body, "database")
+    name, owner = _postgres_name(database, "name"), _postgres_name(database, "owner_name")
+    return _needed(name, "database.name"), _needed(owner, "database.owner_name")
+
+
+def endpoint_change(body: Fields) -> Fields:
+    return _compute_settings(_object(body, "endpoint"))
+
+
+def transfer(body: Fields) -> Transfer:
+    identifiers = body.get("project_ids")
+    if not isinstance(identifiers, list) or not 1 <= len(identifiers) <= TRANSFERRED_MOST:
+        raise bad_request(f"`project_ids` must be a list of 1 to {TRANSFERRED_MOST} identifiers")
+    checked = [_identifier({"project_ids": item}, "project_ids") for item in identifiers]
+    return Transfer(
+        _needed(_identifier(body, "destination_org_id"), "destination_org_id"), [item for item in checked if item]
+    )
+
+
+def _needed(value: str | None, key: str) -> str:
+    if value is None:
+        raise bad_request(f"`{key}` is required")
+    return value
 
 
 def new_project(body: Fields) -> NewProject:
@@ -82,13 +143,15 @@ def project_change(body: Fields) -> ProjectChange:
     )
 
 
-async def json_body(request: Request) -> Fields:
+async def json_body(request: Request, *, optional: bool = False) -> Fields:
     """The body as an object, without the characters that Postgres cannot store."""
     raw = bytearray()
     async for part in request.stream():
         raw += part
         if len(raw) > BODY_BYTES:
             raise ApiError(413, "the request body is too large")
+    if optional and not raw:
+        return {}
     try:
         body = json.loads(bytes(raw), parse_constant=_refuse_constant)
         _check_characters(body)
@@ -157,10 +220,10 @@ def _postgres_name(fields: Fields, key: str) -> str | None:
     return value
 
 
-def _role_name(branch: Fields) -> str | None:
-    value = _postgres_name(branch, "role_name")
+def _role_name(fields: Fields, key: str = "role_name") -> str | None:
+    value = _postgres_name(fields, key)
     if value is not None and (value in RESERVED_ROLES or value.startswith("pg_")):
-        raise bad_request("`role_name` is reserved")
+        raise bad_request(f"`{key}` is reserved")
     return value
 
 
@@ -184,7 +247,10 @@ def _compute_units(fields: Fields, key: str) -> float | None:
 
 def _endpoint_settings(project: Fields) -> Fields:
     """`default_endpoint_settings`, only what was sent."""
-    given = _object(project, "default_endpoint_settings")
+    return _compute_settings(_object(project, "default_endpoint_settings"))
+
+
+def _compute_settings(given: Fields) -> Fields:
     least, most = _compute_units(given, "autoscaling_limit_min_cu"), _compute_units(given, "autoscaling_limit_max_cu")
     if least is not None and most is not None and least > most:
         raise bad_request("`autoscaling_limit_min_cu` must not exceed `autoscaling_limit_max_cu`")

@@ -89,6 +89,70 @@ class Cluster:
             name = with_suffix(wanted)
         raise RuntimeError("no free database name found")
 
+    async def copy_database(self, source_oid: int, owner: str) -> tuple[str, int]:
+        """A copy under a name of its own. Postgres copies only what nobody is in, so the source's sessions end."""
+        source = await self._database_name(source_oid)
+        try:
+            await self._admit(source, False)
+            await self.disconnect([], [source_oid])
+            name = with_suffix(source)
+            async with self.pool.acquire() as connection:
+                await connection.execute(
+                    f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(source)} OWNER {quoted(owner)}"
+                    " ALLOW_CONNECTIONS false"
+                )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._admit(source, True)
+        await self.pool.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
+        await self._admit(name, True)
+        oid: int = await self.pool.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
+        return name, oid
+
+    async def _database_name(self, oid: int) -> str:
+        name = await self.pool.fetchval("SELECT datname FROM pg_database WHERE oid = $1", oid)
+        if name is None:
+            raise LookupError("a database is gone that the emulator did not drop")
+        return str(name)
+
+    async def _admit(self, name: str, allowed: bool) -> None:
+        await self.pool.execute(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS {str(allowed).lower()}")
+
+    async def set_reachable(
+        self, connection: asyncpg.Connection, role_oids: Sequence[int], database_oids: Sequence[int], *, to: bool
+    ) -> None:
+        """Close or open a project's databases and admins; the caller holds `roles_lock` and a transaction."""
+        for name in await self._role_names(role_oids):
+            await connection.execute(f"ALTER ROLE {quoted(name)} {'LOGIN' if to else 'NOLOGIN'}")
+        for oid in await self.owned_databases(role_oids, database_oids):
+            name = await self._database_name(oid)
+            await connection.execute(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS {str(to).lower()}")
+
+    async def owned_databases(self, role_oids: Iterable[int], database_oids: Iterable[int]) -> list[int]:
+        """The databases named, and those that the roles and all that these made own."""
+        records = await self.pool.fetch(
+            "SELECT oid FROM pg_database WHERE oid = ANY($1::oid[]) OR datdba = ANY($2::oid[]) ORDER BY oid",
+            list(database_oids),
+            list(await self._with_made_roles(set(role_oids))),
+        )
+        return [record["oid"] for record in records]
+
+    async def sizes(self, database_oids: Iterable[int]) -> dict[int, int]:
+        records = await self.pool.fetch(
+            "SELECT oid, pg_database_size(oid) AS size FROM pg_database WHERE oid = ANY($1::oid[])",
+            list(database_oids),
+        )
+        return {record["oid"]: record["size"] for record in records}
+
+    async def busy_databases(self, database_oids: Iterable[int]) -> set[int]:
+        """Those in which a statement or a transaction is open."""
+        records = await self.pool.fetch(
+            "SELECT DISTINCT datid FROM pg_stat_activity"
+            " WHERE datid = ANY($1::oid[]) AND state <> 'idle' AND backend_type = 'client backend'",
+            list(database_oids),
+        )
+        return {record["datid"] for record in records}
+
     async def disconnect(self, role_oids: Sequence[int], database_oids: Sequence[int] = ()) -> None:
         """End the sessions of these roles and those in these databases, and wait until they are gone."""
         await self.pool.execute(

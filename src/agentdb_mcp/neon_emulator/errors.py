@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse
 class ApiError(Exception):
     """An answer that is not a success. The message is for the caller and never quotes a value it sent."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
+        self.headers = headers or {}
         self.status = status
         self.message = message
         self.code = code
@@ -27,5 +28,5 @@ def not_found(what: str) -> ApiError:
 
 def error_response(error: ApiError, request_id: str | None = None) -> JSONResponse:
     body = {"request_id": request_id or str(uuid.uuid4()), "code": error.code, "message": error.message}
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    return JSONResponse(body, status_code=error.status, headers={**headers, **error.headers})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, urlsplit
 
+import anyio
 import asyncpg
 
 OWN_DATABASE = "neon_emulator"
 DEFAULT_PORT = 5432
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOKUP_S = 1.0
 
 # Settings of our own sessions: no statement of ours enters the server's log or projects' statement statistics.
 SESSION = {
@@ -34,17 +39,43 @@ class Location:
     async def connect(self, database: str) -> asyncpg.Connection:
         return await asyncpg.connect(self.superuser_uri, database=database, server_settings=SESSION)
 
-    def project_uri(self, database: str, role: str, password: str) -> str:
-        """A URI that connects, as Neon's do."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        user, path = quote(role, safe=""), quote(database, safe="")
-        tail = f"?sslmode={quote(self.sslmode)}" if self.sslmode else ""
-        return f"postgresql://{user}:{quote(password, safe='')}@{host}:{self.port}/{path}{tail}"
 
-    def endpoint_host(self, endpoint_id: str) -> str:
-        """A host with the endpoint's identifier in it, as clients expect; only URIs carry one that resolves."""
-        domain = "localhost" if self.host in ("127.0.0.1", "::1", "localhost") else self.host
-        return f"{endpoint_id}.{domain}"
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where clients find projects: the cluster itself, or the proxy in front of it."""
+
+    host: str
+    port: int
+    sslmode: str | None
+    proxied: bool
+    # Whether names such as ep-….localhost lead to this machine, which depends on its resolver.
+    named: bool
+
+    def project_uri(self, database: str, role: str, password: str, endpoint_id: str, *, pooled: bool = False) -> str:
+        """A URI that connects, as Neon's do.
+
+        The pooler is asked for in `options`, which Neon takes as well: a name in the host alone would need a resolver
+        that knows it and TLS to carry it.
+        """
+        host = self.uri_host(endpoint_id, pooled=pooled)
+        host = f"[{host}]" if ":" in host else host
+        options = {"sslmode": self.sslmode} if self.sslmode else {}
+        if self.proxied and pooled:
+            options["options"] = f"endpoint={endpoint_id}-pooler"
+        tail = "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in options.items()) if options else ""
+        login = f"{quote(role, safe='')}:{quote(password, safe='')}"
+        return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}{tail}"
+
+    def uri_host(self, endpoint_id: str, *, pooled: bool = False) -> str:
+        """A host that resolves on this machine: the endpoint's name where it does, else the address."""
+        if self.proxied and self.named:
+            return self.endpoint_host(endpoint_id, pooled=pooled).rpartition(":")[0]
+        return self.host
+
+    def endpoint_host(self, endpoint_id: str, *, pooled: bool = False) -> str:
+        """A host with the endpoint's identifier in it, as clients expect, and the port, which they put into URIs."""
+        domain = "localhost" if self.host in LOOPBACK else self.host
+        return f"{endpoint_id}{'-pooler' if pooled else ''}.{domain}:{self.port}"
 
 
 def locate(superuser_uri: str) -> Location:
@@ -57,3 +88,14 @@ def locate(superuser_uri: str) -> Location:
     if parts.scheme not in ("postgresql", "postgres") or not host:
         raise ValueError("The Postgres URI must be like postgresql://user:password@host:port/database.")
     return Location(superuser_uri, host, port, parse_qs(parts.query).get("sslmode", [None])[0])
+
+
+async def resolves_here(domain: str) -> bool:
+    """Whether names under `domain` lead to this machine."""
+    with anyio.move_on_after(LOOKUP_S):
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(f"ep-any.{domain}", None, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return all(entry[4][0] in LOOPBACK for entry in found)
+    return False

@@ -3,54 +3,73 @@
 from __future__ import annotations
 
 # A project stays as a row when it is deleted: identifiers are never given twice, a cursor that names it still finds
-# its place, and what it consumed stays billable. `state`: creating → ready → deleting → deleted.
+# its place, and what it consumed stays billable. `state`: creating → ready → deleted → purged, the last when the
+# time for recovering it is over.
 TABLES = """
 CREATE TABLE IF NOT EXISTS installation (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     api_key text NOT NULL,
     org_id text NOT NULL,
+    proxy_port integer NOT NULL DEFAULT 0,
     user_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE IF NOT EXISTS organization (
+    id text PRIMARY KEY,
+    seq integer NOT NULL UNIQUE,
+    name text NOT NULL,
+    plan text NOT NULL,
+    api_key text NOT NULL UNIQUE,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE IF NOT EXISTS project (
     seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     id text PRIMARY KEY,
+    org_id text NOT NULL REFERENCES organization,
     name text NOT NULL,
     region_id text NOT NULL,
     settings json NOT NULL,
     endpoint_settings json NOT NULL,
     history_retention_seconds integer NOT NULL,
-    state text NOT NULL DEFAULT 'creating' CHECK (state IN ('creating', 'ready', 'deleting', 'deleted')),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now(),
+    state text NOT NULL DEFAULT 'creating' CHECK (state IN ('creating', 'ready', 'deleted', 'purged')),
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
     deleted_at timestamptz
 );
 CREATE TABLE IF NOT EXISTS branch (
     id text PRIMARY KEY,
     project_id text NOT NULL REFERENCES project ON DELETE CASCADE,
+    parent_id text,
     name text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
+    size_bytes bigint NOT NULL DEFAULT 0,
+    sized_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
 );
 CREATE INDEX IF NOT EXISTS branch_project ON branch (project_id);
 CREATE TABLE IF NOT EXISTS endpoint (
     id text PRIMARY KEY,
     project_id text NOT NULL REFERENCES project ON DELETE CASCADE,
-    branch_id text NOT NULL REFERENCES branch ON DELETE CASCADE,
+    branch_id text NOT NULL UNIQUE REFERENCES branch ON DELETE CASCADE,
     settings json NOT NULL,
-    current_state text NOT NULL DEFAULT 'active' CHECK (current_state IN ('init', 'active', 'idle')),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
+    current_state text NOT NULL DEFAULT 'active' CHECK (current_state IN ('active', 'idle')),
+    ready_at timestamptz NOT NULL,
+    last_active timestamptz NOT NULL,
+    booked_until timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
 );
 CREATE INDEX IF NOT EXISTS endpoint_project ON endpoint (project_id);
+-- A branch has its parent's roles: on one cluster they are the same ones.
 CREATE TABLE IF NOT EXISTS role (
-    oid oid PRIMARY KEY,
+    oid oid NOT NULL,
     project_id text NOT NULL REFERENCES project ON DELETE CASCADE,
     branch_id text NOT NULL REFERENCES branch ON DELETE CASCADE,
     name text NOT NULL,
     password text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    PRIMARY KEY (oid, branch_id)
 );
 CREATE INDEX IF NOT EXISTS role_project ON role (project_id);
 CREATE TABLE IF NOT EXISTS database (
@@ -60,10 +79,11 @@ CREATE TABLE IF NOT EXISTS database (
     branch_id text NOT NULL REFERENCES branch ON DELETE CASCADE,
     name text NOT NULL,
     owner_name text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    updated_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
 );
 CREATE INDEX IF NOT EXISTS database_project ON database (project_id);
+-- `ends_at` is unknown while the work goes on; the status follows from the times.
 CREATE TABLE IF NOT EXISTS operation (
     seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -71,9 +91,52 @@ CREATE TABLE IF NOT EXISTS operation (
     branch_id text NOT NULL,
     endpoint_id text,
     action text NOT NULL,
-    status text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    outcome text NOT NULL DEFAULT 'finished',
+    created_at timestamptz NOT NULL,
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS operation_project ON operation (project_id, seq);
+CREATE TABLE IF NOT EXISTS usage (
+    project_id text NOT NULL,
+    branch_id text NOT NULL,
+    root boolean NOT NULL,
+    hour timestamptz NOT NULL,
+    compute_seconds double precision NOT NULL DEFAULT 0,
+    active_seconds double precision NOT NULL DEFAULT 0,
+    byte_hours double precision NOT NULL DEFAULT 0,
+    extra_branch_hours double precision NOT NULL DEFAULT 0,
+    sent_bytes bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (project_id, hour, branch_id)
+);
+CREATE TABLE IF NOT EXISTS published_usage (LIKE usage);
+CREATE INDEX IF NOT EXISTS published_usage_project ON published_usage (project_id, hour);
+"""
+
+# What a cluster of an earlier version has is brought up to the tables above.
+OLDER = """
+ALTER TABLE installation ADD COLUMN IF NOT EXISTS proxy_port integer NOT NULL DEFAULT 0;
+ALTER TABLE project ADD COLUMN IF NOT EXISTS org_id text REFERENCES organization;
+ALTER TABLE branch ADD COLUMN IF NOT EXISTS parent_id text,
+    ADD COLUMN IF NOT EXISTS size_bytes bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS sized_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE endpoint ADD COLUMN IF NOT EXISTS ready_at timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS last_active timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS booked_until timestamptz NOT NULL DEFAULT now();
+ALTER TABLE operation ADD COLUMN IF NOT EXISTS outcome text NOT NULL DEFAULT 'finished',
+    ADD COLUMN IF NOT EXISTS starts_at timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS ends_at timestamptz DEFAULT now(),
+    DROP COLUMN IF EXISTS status, DROP COLUMN IF EXISTS updated_at;
+ALTER TABLE operation ALTER COLUMN ends_at DROP DEFAULT;
+DO $$ BEGIN
+    IF pg_get_constraintdef((SELECT oid FROM pg_constraint WHERE conname = 'project_state_check'
+            AND conrelid = 'project'::regclass)) LIKE '%deleting%' THEN
+        ALTER TABLE project DROP CONSTRAINT project_state_check;
+        UPDATE project SET state = 'purged' WHERE state = 'deleted';
+        UPDATE project SET state = 'deleted' WHERE state = 'deleting';
+        ALTER TABLE project ADD CONSTRAINT project_state_check
+            CHECK (state IN ('creating', 'ready', 'deleted', 'purged'));
+        ALTER TABLE role DROP CONSTRAINT role_pkey, ADD PRIMARY KEY (oid, branch_id);
+    END IF;
+END $$;
 """

@@ -13,16 +13,25 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from agentdb_mcp.neon_emulator.tasks import task_group
+
 GRACE_S = 5
 UNDO_S = 10
 
 
 class _QuietProtocol(H11Protocol):
-    """Without an access log. uvicorn's own setting would silence the whole process's."""
+    """Without an access log (uvicorn's own setting is the whole process's), and able to drop a connection."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
         self.access_log = False
+        app = self.app
+
+        async def with_abort(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+            scope["abort"] = self.transport.abort
+            await app(scope, receive, send)
+
+        self.app = with_abort
 
 
 class _Server(uvicorn.Server):
@@ -40,7 +49,7 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=2048)
     # asyncio does so only for sockets made with IPPROTO_TCP: without it each answer waits 40 ms for an ACK.
@@ -51,7 +60,7 @@ def _listen(host: str, port: int) -> socket.socket:
 @contextlib.asynccontextmanager
 async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
     """Serve for the time of the block; gives the port. Raises OSError when it is taken."""
-    listener = _listen(host, port)
+    listener = listen(host, port)
     config = uvicorn.Config(
         app,
         http=_QuietProtocol,
@@ -71,16 +80,10 @@ async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
             if tasks := set(server.server_state.tasks):
                 await asyncio.wait(tasks, timeout=UNDO_S)
 
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(run)
-            try:
-                await server.ready.wait()
-                yield listener.getsockname()[1]
-            finally:
-                server.should_exit = True
-    except BaseExceptionGroup as group_of_errors:
-        if len(group_of_errors.exceptions) > 1:
-            raise
-        # What the caller's block raised leaves it as it was, not wrapped.
-        raise group_of_errors.exceptions[0] from None
+    async with task_group() as group:
+        group.start_soon(run)
+        try:
+            await server.ready.wait()
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True

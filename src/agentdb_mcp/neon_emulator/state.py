@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
+from agentdb_mcp.neon_emulator.behaviour import NewOrganization
 from agentdb_mcp.neon_emulator.bodies import Fields
 from agentdb_mcp.neon_emulator.naming import new_api_key, new_id
-from agentdb_mcp.neon_emulator.schema import TABLES
+from agentdb_mcp.neon_emulator.schema import OLDER, TABLES
 
 Row = TypeVar("Row")
 
@@ -23,13 +24,25 @@ Row = TypeVar("Row")
 class Installation:
     api_key: str = dataclasses.field(repr=False)
     org_id: str
+    proxy_port: int
     user_id: uuid.UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    id: str
+    seq: int
+    name: str
+    plan: str
+    api_key: str = dataclasses.field(repr=False)
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
     id: str
+    org_id: str
     name: str
     region_id: str
     settings: Fields
@@ -38,13 +51,17 @@ class Project:
     state: str
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
     id: str
     project_id: str
+    parent_id: str | None
     name: str
+    size_bytes: int
+    sized_at: datetime
     created_at: datetime
     updated_at: datetime
 
@@ -56,6 +73,9 @@ class Endpoint:
     branch_id: str
     settings: Fields
     current_state: str
+    ready_at: datetime
+    last_active: datetime
+    booked_until: datetime
     created_at: datetime
     updated_at: datetime
 
@@ -91,9 +111,10 @@ class Operation:
     branch_id: str
     endpoint_id: str | None
     action: str
-    status: str
+    outcome: str
     created_at: datetime
-    updated_at: datetime
+    starts_at: datetime
+    ends_at: datetime | None
 
 
 def _columns(kind: type[Row]) -> str:
@@ -125,15 +146,37 @@ async def prepare_connection(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("json", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
-async def install(connection: asyncpg.Connection) -> Installation:
-    """Make what is missing; a restart finds the same key and organization."""
+async def install(connection: asyncpg.Connection, wanted: Sequence[NewOrganization]) -> Installation:
+    """Make what is missing; a restart finds the same keys and organizations."""
     await connection.execute(TABLES)
+    await connection.execute(OLDER)
     await connection.execute(
         "INSERT INTO installation (api_key, org_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         new_api_key(),
         new_id("org-"),
     )
-    return (await select(connection, Installation, ""))[0]
+    installation = (await select(connection, Installation, ""))[0]
+    for seq, organization in enumerate(wanted):
+        await connection.execute(
+            "INSERT INTO organization (id, seq, name, plan, api_key) VALUES ($1, $2, $3, $4, $5)"
+            " ON CONFLICT (seq) DO UPDATE SET name = excluded.name, plan = excluded.plan",
+            new_id("org-") if seq else installation.org_id,
+            seq,
+            organization.name,
+            organization.plan,
+            new_api_key(),
+        )
+    await connection.execute("UPDATE project SET org_id = $1 WHERE org_id IS NULL", installation.org_id)
+    return installation
+
+
+async def organizations(connection: asyncpg.Connection) -> list[Organization]:
+    return await select(connection, Organization, "ORDER BY seq")
+
+
+def stamps(now: datetime) -> dict[str, datetime]:
+    """For a new row."""
+    return {"created_at": now, "updated_at": now}
 
 
 async def find_project(connection: asyncpg.Connection, project_id: str, *states: str) -> Project | None:
@@ -144,19 +187,27 @@ async def find_project(connection: asyncpg.Connection, project_id: str, *states:
 
 
 async def page_of_projects(
-    connection: asyncpg.Connection, *, after: str | None, search: str | None, limit: int
+    connection: asyncpg.Connection,
+    *,
+    after: str | None,
+    search: str | None,
+    limit: int,
+    organizations: Sequence[str],
+    state: str = "ready",
 ) -> list[Project]:
-    """Living projects in the order of their making, from behind the one named `after`, which may be gone by now."""
+    """Projects in the order of their making, from behind the one named `after`, which may be gone by now."""
     return await select(
         connection,
         Project,
-        """WHERE state = 'ready'
+        """WHERE state = $5 AND org_id = ANY($4)
              AND seq > coalesce((SELECT seq FROM project AS last WHERE last.id = $1), 0)
              AND ($2::text IS NULL OR strpos(lower(name), lower($2)) > 0 OR strpos(id, lower($2)) > 0)
            ORDER BY seq LIMIT $3""",
         after,
         search,
         limit,
+        list(organizations),
+        state,
     )
 
 
@@ -178,24 +229,4 @@ async def page_of_operations(
         project_id,
         after,
         limit,
-    )
-
-
-async def begin_operations(
-    connection: asyncpg.Connection, endpoint: Endpoint, actions: Sequence[str]
-) -> list[Operation]:
-    """Record work that starts now."""
-    common: dict[str, Any] = {
-        "project_id": endpoint.project_id,
-        "branch_id": endpoint.branch_id,
-        "endpoint_id": endpoint.id,
-        "status": "running",
-    }
-    return [await insert(connection, Operation, action=action, **common) for action in actions]
-
-
-async def finish_operations(connection: asyncpg.Connection, operations: Sequence[Operation]) -> None:
-    await connection.execute(
-        "UPDATE operation SET status = 'finished', updated_at = clock_timestamp() WHERE id = ANY($1)",
-        [operation.id for operation in operations],
     )
