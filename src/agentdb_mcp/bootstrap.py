@@ -15,7 +15,7 @@ from agentdb_mcp.execution import Pools, PoolSettings
 from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
-from agentdb_mcp.providers import NeonConfig, Provider, open_provider
+from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Reconcile, Usage
 from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.services.reconcile import SETTLED_S
@@ -35,7 +35,7 @@ class Managed:
     def reconcile(self, *, settled_s: float = SETTLED_S) -> Reconcile:
         """Raises ConfigurationError where there is no provider to compare with."""
         if self.provider is None:
-            raise ConfigurationError("There is no Neon key.", hint="Set NEON_API_KEY.")
+            raise ConfigurationError("Nothing makes databases here.", hint="Set NEON_API_KEY or AGENTDB_PROVIDER_URL.")
         return Reconcile(self.lifecycle.provisioning, self.provider, settled_s)
 
 
@@ -101,10 +101,15 @@ async def _shielded(close: object) -> None:
 
 @asynccontextmanager
 async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provider | None]:
-    if not settings.neon:
+    config: NeonConfig | PostgresConfig
+    if settings.provider_url is not None:
+        register_secret(settings.provider_url)
+        config = PostgresConfig(settings.provider_url)
+    elif settings.neon:
+        config = NeonConfig(settings.neon_api_host, settings.neon, float(policy.prices.compute_size_cu))
+    else:
         yield None
         return
-    config = NeonConfig(settings.neon_api_host, settings.neon, float(policy.prices.compute_size_cu))
     async with open_provider(config) as provider:
         yield provider
 

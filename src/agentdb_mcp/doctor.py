@@ -27,12 +27,12 @@ class Finding:
 
 
 async def examine(application: Application) -> AsyncIterator[Finding]:
-    """Check settings, control database, migrations, Neon's key and the tenant's plain URLs; changes nothing."""
+    """Check settings, control database, migrations, the provider's key and the tenant's plain URLs; changes nothing."""
     yield Finding("policy", True, f"policy {application.policy.name}, version {application.policy.version}")
     yield _keys(application)
     async for finding in _control(application):
         yield finding
-    yield await _neon(application)
+    yield await _provider(application)
     for scope, url in (
         (Scope.AGENT, application.settings.agent_db_url),
         (Scope.GLOBAL, application.settings.global_db_url),
@@ -73,15 +73,19 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
         yield Finding("migrations", True, "up to date")
 
 
-async def _neon(application: Application) -> Finding:
+async def _provider(application: Application) -> Finding:
+    settings = application.settings
+    check, answer = "neon", f"{settings.neon_api_host} accepts the key"
+    if settings.provider_url is not None:
+        check, answer = "postgres provider", "the cluster of AGENTDB_PROVIDER_URL lets us make databases"
     provider = application.with_control.provider if application.with_control else None
     if provider is None:
-        return Finding("neon", None, "no Neon key with a control database: nothing can be made on first use")
+        return Finding(check, None, "no provider with a control database: nothing can be made on first use")
     try:
         await provider.check()
     except AgentDBError as error:
-        return Finding("neon", False, error.message, error.hint)
-    return Finding("neon", True, f"{application.settings.neon_api_host} accepts the key")
+        return Finding(check, False, error.message, error.hint)
+    return Finding(check, True, answer)
 
 
 async def _database(application: Application, scope: Scope) -> AsyncIterator[Finding]:

@@ -28,6 +28,12 @@ _DOLLARS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 OrganizationKind = Literal["default", "free", "paid"]
 LogFormat = Literal["text", "json"]
 
+_KEY_NAMES: dict[OrganizationKind, str] = {
+    "default": "NEON_API_KEY",
+    "free": "NEON_FREE_ORG_API_KEY",
+    "paid": "NEON_PAID_ORG_API_KEY",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class NeonOrganization:
@@ -52,6 +58,7 @@ class Settings:
     sim_encryption_key: Secret | None = None
     neon: tuple[NeonOrganization, ...] = ()
     neon_api_host: str = NEON_API_HOST
+    provider_url: Secret | None = None
     service_key: Secret | None = None
     policy_path: Path | None = None
     compute_price: Decimal | None = None
@@ -68,17 +75,24 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     env = _with_file(os.environ if environ is None else environ)
     log_format, log_level = _log(env)
+    neon, provider_url = _organizations(env), _postgres_url(env, "AGENTDB_PROVIDER_URL")
+    if neon and provider_url:
+        raise ConfigurationError(
+            f"AGENTDB_PROVIDER_URL and {_KEY_NAMES[neon[0].kind]} are both set: databases are made by one of them.",
+            hint="Unset one of the two.",
+        )
     return Settings(
         user_id=_identifier(env, "AGENTDB_USER_ID"),
         workspace_id=_identifier(env, "AGENTDB_WORKSPACE_ID"),
         agent_db_url=_as_given(env, "AGENT_DB_URL"),
         global_db_url=_as_given(env, "GLOBAL_DB_URL"),
-        control_url=_control_url(env),
+        control_url=_postgres_url(env, "AGENTDB_CONTROL_URL"),
         encryption_keys=_encryption_keys(env),
         neon_connection_encryption_key=_encryption_key(env, "NEON_CONNECTION_ENCRYPTION_KEY"),
         sim_encryption_key=_encryption_key(env, "ENCRYPTION_KEY"),
-        neon=_organizations(env),
+        neon=neon,
         neon_api_host=_neon_api_host(env),
+        provider_url=provider_url,
         service_key=_header_secret(env, "AGENTDB_SERVICE_KEY"),
         policy_path=_path(env, "AGENTDB_POLICY"),
         compute_price=_dollars(env, "NEON_COMPUTE_PRICE_PER_CU_HOUR"),
@@ -165,16 +179,15 @@ def _encryption_key(env: Mapping[str, str], name: str) -> Secret | None:
 
 def _organizations(env: Mapping[str, str]) -> tuple[NeonOrganization, ...]:
     found = (
-        _organization(env, "default", "NEON_API_KEY", "NEON_ORG_ID"),
-        _organization(env, "free", "NEON_FREE_ORG_API_KEY", "NEON_FREE_ORG_ID"),
-        _organization(env, "paid", "NEON_PAID_ORG_API_KEY", "NEON_PAID_ORG_ID"),
+        _organization(env, "default", "NEON_ORG_ID"),
+        _organization(env, "free", "NEON_FREE_ORG_ID"),
+        _organization(env, "paid", "NEON_PAID_ORG_ID"),
     )
     return tuple(organization for organization in found if organization)
 
 
-def _organization(
-    env: Mapping[str, str], kind: OrganizationKind, key_name: str, org_name: str
-) -> NeonOrganization | None:
+def _organization(env: Mapping[str, str], kind: OrganizationKind, org_name: str) -> NeonOrganization | None:
+    key_name = _KEY_NAMES[kind]
     api_key, org_id = _header_secret(env, key_name), _identifier(env, org_name)
     if org_id and not api_key:
         raise ConfigurationError(f"{key_name} is not set, and {org_name} needs it")
@@ -204,15 +217,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _control_url(env: Mapping[str, str]) -> Secret | None:
-    text = _text(env, "AGENTDB_CONTROL_URL")
+def _postgres_url(env: Mapping[str, str], name: str) -> Secret | None:
+    text = _text(env, name)
     if text is None:
         return None
     parts = _split(text)
     if parts is None or not text.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(
-            "AGENTDB_CONTROL_URL must be a postgresql:// URL with a host, "
-            "like postgresql://user:password@host:5432/database",
+            f"{name} must be a postgresql:// URL with a host, like postgresql://user:password@host:5432/database",
             hint="Percent-encode special characters in the user and the password.",
         )
     return Secret(text)

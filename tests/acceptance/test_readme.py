@@ -37,13 +37,7 @@ def test_every_setting_is_in_the_readme() -> None:
     source = (ROOT / "src/agentdb_mcp/settings.py").read_text("utf-8")
     names = set(re.findall(r'"((?:AGENTDB|NEON|AGENT|GLOBAL)_[A-Z_]+)"', source)) | {"ENCRYPTION_KEY"}
     documented = set(re.findall(r"`([A-Z][A-Z_]+)`", README))
-    later = {
-        "AGENTDB_SERVICE_KEY",
-        "NEON_FREE_ORG_API_KEY",
-        "NEON_FREE_ORG_ID",
-        "NEON_PAID_ORG_API_KEY",
-        "NEON_PAID_ORG_ID",
-    }
+    later = {"AGENTDB_SERVICE_KEY"}
     assert names - later <= documented
 
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import anyio
@@ -14,9 +15,9 @@ import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import ProvisioningFailed
-from agentdb_mcp.models import Project, ProjectAccess, Scope, Secret
+from agentdb_mcp.models import Project, ProjectAccess, ProjectSettings, Quota, Scope, Secret
 from agentdb_mcp.neon_emulator import neon_emulator
-from agentdb_mcp.providers import NeonConfig, Provider, open_provider, project_name
+from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider, project_name
 from agentdb_mcp.settings import NeonOrganization
 
 WRONG_KEY = Secret("napi_" + "0" * 40)
@@ -29,6 +30,22 @@ class Service:
     connect: Callable[[Secret | None], AbstractAsyncContextManager[Provider]]
     # What no message may show.
     private: tuple[str, ...]
+    # Whether a name is one project's, so that creating it again returns it.
+    names_are_unique: bool
+    # Whether a deleted project can be brought back.
+    recovers: bool
+    # What the local stand-in cannot do yet; a test of it that passes all the same is a failure.
+    lacks: frozenset[str] = frozenset()
+
+
+EMULATOR_LACKS = frozenset(
+    {
+        "test_a_deleted_project_comes_back_with_its_rows_or_is_said_to_be_gone",
+        "test_a_paused_project_lets_nobody_in_until_it_is_resumed",
+        "test_consumption_is_that_of_the_projects_that_were_asked_for",
+        "test_sizes_can_be_changed",
+    }
+)
 
 
 @asynccontextmanager
@@ -39,10 +56,23 @@ async def neon(postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
             organization = NeonOrganization("default", key or Secret(emulator.api_key), emulator.org_id)
             return open_provider(NeonConfig(emulator.base_url, (organization,), compute_cu=0.25))
 
-        yield Service(connect, (emulator.api_key, emulator.base_url, urlsplit(emulator.base_url).netloc))
+        private = (emulator.api_key, emulator.base_url, urlsplit(emulator.base_url).netloc)
+        yield Service(connect, private, names_are_unique=False, recovers=True, lacks=EMULATOR_LACKS)
 
 
-IMPLEMENTATIONS = {"neon": neon}
+@asynccontextmanager
+async def cluster(postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
+    def connect(key: Secret | None) -> AbstractAsyncContextManager[Provider]:
+        uri = postgres.uri().reveal()
+        return open_provider(
+            PostgresConfig(Secret(uri.replace(postgres.password.reveal(), key.reveal()) if key else uri))
+        )
+
+    private = (postgres.password.reveal(), "127.0.0.1", str(postgres.port))
+    yield Service(connect, private, names_are_unique=True, recovers=False)
+
+
+IMPLEMENTATIONS = {"neon": neon, "postgres": cluster}
 
 
 @pytest.fixture(scope="module", params=IMPLEMENTATIONS)
@@ -52,10 +82,14 @@ async def service(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) ->
 
 
 @pytest.fixture
-async def provider(service: Service, superuser: asyncpg.Connection) -> AsyncIterator[Provider]:
+async def provider(
+    request: pytest.FixtureRequest, service: Service, superuser: asyncpg.Connection
+) -> AsyncIterator[Provider]:
+    if request.function.__name__ in service.lacks:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the local Neon API cannot do it yet"))
     async with service.connect(None) as provider:
         yield provider
-    assert await connections_to_projects(superuser) == []
+    assert await connections_left(superuser) == []
 
 
 @pytest.fixture
@@ -63,14 +97,14 @@ def name() -> str:
     return project_name(Scope.AGENT, secrets.token_hex(8))
 
 
-async def connections_to_projects(superuser: asyncpg.Connection) -> list[str]:
-    """Who is connected to other databases than the cluster's own, once those that are ending have ended."""
+async def connections_left(superuser: asyncpg.Connection) -> list[str]:
+    """Ours, and those to other databases than the cluster's own, once those that are ending have ended."""
     names: list[str] = []
     with anyio.move_on_after(3):
         while True:
             rows = await superuser.fetch(
                 "SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND datname <> ALL (ARRAY['postgres', 'neon_emulator'])"
+                " AND (datname <> ALL (ARRAY['postgres', 'neon_emulator']) OR application_name LIKE 'agentdb-mcp%')"
             )
             names = [f"{row['datname']}: {row['application_name']}" for row in rows]
             if not names:
@@ -79,12 +113,18 @@ async def connections_to_projects(superuser: asyncpg.Connection) -> list[str]:
     return names
 
 
-async def ask(access: ProjectAccess, sql: str) -> object:
+@asynccontextmanager
+async def connected(access: ProjectAccess) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(access.uri.reveal())
     try:
-        return await connection.fetchval(sql)
+        yield connection
     finally:
         await connection.close()
+
+
+async def ask(access: ProjectAccess, sql: str) -> object:
+    async with connected(access) as connection:
+        return await connection.fetchval(sql)
 
 
 async def test_what_was_never_made_is_not_found(provider: Provider, name: str) -> None:
@@ -100,8 +140,14 @@ async def test_a_project_is_found_by_its_whole_name_only(provider: Provider, nam
         await provider.delete(project.id)
 
 
-async def test_projects_of_one_name_are_found_oldest_first(provider: Provider, name: str) -> None:
+async def test_projects_of_one_name_are_found_oldest_first_unless_they_are_one(
+    service: Service, provider: Provider, name: str
+) -> None:
     made = [await provider.create(name) for _ in range(3)]
+    if service.names_are_unique:
+        assert [project.id for project in await provider.find(name)] == [made[0].id]
+        assert {project.id for project in made} == {made[0].id}
+        return
     assert [project.id for project in await provider.find(name)] == [project.id for project in made]
     await provider.delete(made[0].id)
     assert [project.id for project in await provider.find(name)] == [project.id for project in made[1:]]
@@ -217,17 +263,161 @@ async def test_check_passes_with_the_right_key(provider: Provider) -> None:
     await provider.check()
 
 
-@pytest.mark.parametrize("call", ["check", "find", "create", "delete", "access"])
+async def test_projects_are_listed_by_how_their_names_begin(provider: Provider, name: str) -> None:
+    made = [await provider.create(f"{name}{end}") for end in ("-1", "-2", "_3", "%4")]
+    other = await provider.create(f"x{name}-5")
+    listed = [(project.id, project.name) for project in await provider.projects(name)]
+    assert listed == [(project.id, project.name) for project in made]
+    assert [project.id for project in await provider.projects(f"{name}-")] == [made[0].id, made[1].id]
+    assert [project.id for project in await provider.projects(f"{name}_")] == [made[2].id]
+    assert {project.id for project in (*made, other)} <= {project.id for project in await provider.projects("")}
+
+
+async def test_a_listed_project_says_when_it_was_made(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    (listed,) = await provider.projects(name)
+    assert listed.created_at is not None
+    assert created.created_at == listed.created_at
+    made = datetime.fromisoformat(listed.created_at)
+    assert abs(datetime.now(UTC) - made) < timedelta(hours=1)
+
+
+async def test_a_project_is_got_by_its_id_until_it_is_deleted(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    got = await provider.get(created.id)
+    assert got is not None
+    assert (got.id, got.name) == (created.id, name)
+    await provider.delete(created.id)
+    assert await provider.get(created.id) is None
+    assert await provider.get("never-was-12345678") is None
+
+
+async def test_a_project_can_be_made_with_settings_and_a_quota(provider: Provider, name: str) -> None:
+    settings = ProjectSettings(min_cu=0.25, max_cu=0.5, quota=Quota(compute_time_seconds=3600), paid=False)
+    assert await ask(await provider.access(await provider.create(name, settings)), "SELECT 1") == 1
+
+
+async def test_quotas_can_be_changed(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.configure(created.id, ProjectSettings(quota=Quota(compute_time_seconds=7200, logical_size_bytes=0)))
+    assert await ask(await provider.access(created), "SELECT 1") == 1
+
+
+async def test_sizes_can_be_changed(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.configure(created.id, ProjectSettings(min_cu=0.25, max_cu=1, suspend_timeout_s=60))
+    assert await ask(await provider.access(created), "SELECT 1") == 1
+
+
+async def test_a_paused_project_lets_nobody_in_until_it_is_resumed(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    access = await provider.access(created)
+    async with connected(access) as connection:
+        await provider.pause(created.id)
+        await provider.pause(created.id)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await connection.fetchval("SELECT 1")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await ask(access, "SELECT 1")
+    assert [project.id for project in await provider.find(name)] == [created.id]
+    await provider.resume(created.id)
+    await provider.resume(created.id)
+    assert await ask(access, "SELECT 1") == 1
+
+
+async def test_a_paused_project_can_be_deleted(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.configure(created.id, ProjectSettings(quota=Quota(active_time_seconds=1)))
+    await provider.delete(created.id)
+    assert await provider.find(name) == []
+
+
+async def test_the_pooled_way_in_leads_to_the_same_database(provider: Provider, name: str) -> None:
+    access = await provider.access(await provider.create(name), pooled=True)
+    assert await ask(access, "SELECT current_database()") == access.database_name
+
+
+async def test_a_new_password_ends_the_old_one_and_its_connections(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    old = await provider.access(created)
+    async with connected(old) as connection:
+        new = await provider.reset_password(created)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await connection.fetchval("SELECT 1")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await ask(old, "SELECT 1")
+    assert await ask(new, "SELECT current_user") == old.role_name
+    assert await provider.access(created) == new
+
+
+async def test_a_deleted_project_comes_back_with_its_rows_or_is_said_to_be_gone(
+    service: Service, provider: Provider, name: str
+) -> None:
+    created = await provider.create(name)
+    await ask(await provider.access(created), "CREATE TABLE kept ()")
+    await provider.delete(created.id)
+    if not service.recovers:
+        with pytest.raises(ProvisioningFailed, match="cannot be recovered") as failed:
+            await provider.recover(created.id)
+        assert failed.value.hint
+        assert not failed.value.retryable
+        return
+    assert (await provider.recover(created.id)).id == created.id
+    (found,) = await provider.find(name)
+    assert await ask(await provider.access(found), "SELECT to_regclass('kept')") is not None
+
+
+async def test_consumption_is_that_of_the_projects_that_were_asked_for(provider: Provider, name: str) -> None:
+    mine, other = await provider.create(name), await provider.create(f"{name}-other")
+    now = datetime.now(UTC)
+    found = await provider.consumption([mine.id, "never-was-12345678"], now - timedelta(hours=2), now)
+    assert {used.project_id for used in found} <= {mine.id}
+    assert all(used.start < used.end for used in found)
+    assert all((used.storage_byte_hours or 0) >= 0 for used in found)
+    assert await provider.consumption([], now - timedelta(hours=2), now) == []
+    await provider.delete(other.id)
+
+
+async def test_where_there_is_one_account_a_project_stays(provider: Provider, name: str) -> None:
+    created = await provider.create(name)
+    await provider.move(created.id, paid=True)
+    assert [project.id for project in await provider.find(name)] == [created.id]
+
+
+@pytest.mark.parametrize("call", ["pause", "resume", "configure", "reset_password", "recover"])
+async def test_what_is_not_there_cannot_be_changed(provider: Provider, name: str, call: str) -> None:
+    missing = "never-was-12345678"
+    calls = {
+        "pause": lambda: provider.pause(missing),
+        "resume": lambda: provider.resume(missing),
+        "configure": lambda: provider.configure(missing, ProjectSettings(quota=Quota(written_data_bytes=1))),
+        "reset_password": lambda: provider.reset_password(Project(missing, name)),
+        "recover": lambda: provider.recover(missing),
+    }
+    with pytest.raises(ProvisioningFailed) as failed:
+        await calls[call]()
+    assert failed.value.hint
+
+
+@pytest.mark.parametrize(
+    "call", ["check", "find", "projects", "create", "get", "delete", "pause", "resume", "access", "reset_password"]
+)
 async def test_a_wrong_key_is_one_clear_sentence_without_a_secret(service: Service, call: str, name: str) -> None:
+    some = Project("some-project-12345678", name, "br-some-12345678")
     async with service.connect(WRONG_KEY) as refused:
         calls = {
             "check": refused.check,
             "find": lambda: refused.find(name),
             "create": lambda: refused.create(name),
             "delete": lambda: refused.delete("some-project-12345678"),
-            "access": lambda: refused.access(Project("some-project-12345678", name, "br-some-12345678")),
+            "get": lambda: refused.get("some-project-12345678"),
+            "projects": lambda: refused.projects("agent-"),
+            "pause": lambda: refused.pause("some-project-12345678"),
+            "resume": lambda: refused.resume("some-project-12345678"),
+            "reset_password": lambda: refused.reset_password(some),
+            "access": lambda: refused.access(some),
         }
-        with pytest.raises(ProvisioningFailed, match="key") as failed:
+        with pytest.raises(ProvisioningFailed, match=r"refused the (API key|login)") as failed:
             await calls[call]()
     said = f"{failed.value} {failed.value.hint} {failed.value!r} {failed.value.as_dict()}"
     assert failed.value.hint

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from agentdb_mcp.models import Secret
 from agentdb_mcp.providers.base import Provider
 from agentdb_mcp.settings import NeonOrganization
 
@@ -19,9 +20,21 @@ class NeonConfig:
     compute_cu: float
 
 
+@dataclass(frozen=True, slots=True)
+class PostgresConfig:
+    """A cluster, by the URI of a login that may make databases and roles."""
+
+    admin_uri: Secret
+
+
 @asynccontextmanager
-async def open_provider(config: NeonConfig) -> AsyncIterator[Provider]:
+async def open_provider(config: NeonConfig | PostgresConfig) -> AsyncIterator[Provider]:
     """Open the provider for the time of the block."""
+    if isinstance(config, PostgresConfig):
+        from agentdb_mcp.providers.postgres import PostgresProvider
+
+        yield PostgresProvider(config.admin_uri)
+        return
     from agentdb_mcp.providers.neon import neon_provider
 
     async with neon_provider(

@@ -134,7 +134,7 @@ class Provisioning:
         if self.provider is None:
             raise ProvisioningFailed(
                 "No database exists yet and none can be made: there is no Neon key.",
-                hint="Whoever runs the platform: set NEON_API_KEY, or give the database's URL.",
+                hint="Whoever runs the platform: set NEON_API_KEY or AGENTDB_PROVIDER_URL, or give the database's URL.",
             )
         if self.cipher is None:
             raise ConfigurationError(

@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+# What is left of a wait when it has ended, by the arithmetic of floats.
+ROUNDING_S = 1e-6
+
 
 class TooLong(Exception):
     """The wait would be longer than a caller should be kept; `seconds` says how long."""
@@ -39,7 +42,7 @@ class RateLimiter:
     async def wait(self) -> None:
         """Take a token, or wait for one. Raises TooLong, without waiting, after a far `slow_down`."""
         async with self._turn:
-            while (delay := self._delay()) > 0:
+            while (delay := self._delay()) > ROUNDING_S:
                 if delay > self._patience:
                     raise TooLong(delay)
                 await self._sleep(delay)
