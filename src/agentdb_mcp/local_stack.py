@@ -37,11 +37,16 @@ class LocalStack:
 
 
 @contextlib.asynccontextmanager
-async def local_stack(data_dir: Path | None = None, *, bin_dir: Path | None = None) -> AsyncIterator[LocalStack]:
-    """Run it for the time of the block; what a data directory holds is found again."""
+async def local_stack(
+    data_dir: Path | None = None, *, bin_dir: Path | None = None, control: bool = False
+) -> AsyncIterator[LocalStack]:
+    """Run it for the time of the block; what a data directory holds is found again.
+
+    `control` opens the local Neon API's port for faults and its clock.
+    """
     async with embedded_postgres(data_dir, bin_dir=bin_dir) as postgres:
         await create_database(postgres.uri(), CONTROL_DATABASE)
-        async with neon_emulator(postgres.uri().reveal()) as emulator:
+        async with neon_emulator(postgres.uri().reveal(), control=control) as emulator:
             yield LocalStack(postgres, emulator, _encryption_key(data_dir))
 
 
