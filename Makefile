@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-neighbours attacks fuzz regression clean
+.PHONY: demo up test lint bench bench-neighbours bench-provisioning attacks faults fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -39,10 +39,18 @@ bench: .venv/.synced
 bench-neighbours: .venv/.synced
 	@$(RUN)python -m benchmarks.noisy_neighbour
 
+# Two thousand workspaces at Neon's rate, with calls that fail and answers that are lost: about half an hour.
+bench-provisioning: .venv/.synced
+	@$(RUN)python -m benchmarks.provisioning
+
 # Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
 attacks: .venv/.synced
 	@AGENTDB_ATTACK_GATE=on $(RUN)python tests/security/attack_runner.py; first=$$?; \
 	AGENTDB_ATTACK_GATE=off $(RUN)python tests/security/attack_runner.py && exit $$first
+
+# Processes killed, stopped and racing at every step of making and deleting a database, the long cases included.
+faults: .venv/.synced
+	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py
 
 # Mutated statements against the gate and a live server; AGENTDB_FUZZ_SECONDS and AGENTDB_FUZZ_SEED bound and seed it.
 fuzz: .venv/.synced

@@ -208,6 +208,7 @@ DELETE = ["tombstone", "claim", "find", "delete", "record_deleted"]
 moments = pytest.mark.parametrize("when", ["before", "after"])
 
 
+@pytest.mark.long
 @moments
 @pytest.mark.parametrize("step", CREATE)
 async def test_what_a_killed_creation_left_is_completed_by_reconcile(place: Place, when: str, step: str) -> None:
@@ -230,6 +231,7 @@ async def test_what_a_killed_deletion_left_is_completed_by_reconcile(place: Plac
     assert await place.status() == ("ready" if (when, step) == ("before", "tombstone") else "deleted")
 
 
+@pytest.mark.long
 @moments
 @pytest.mark.parametrize("step", DELETE)
 async def test_deleting_again_completes_what_a_killed_deletion_left(place: Place, when: str, step: str) -> None:

@@ -80,6 +80,8 @@ def connection_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The database has no free connection.", hint="Run it again.", retryable=True)
         case asyncpg.InvalidCatalogNameError():
             return DatabaseUnavailable("The database does not exist any more.")
+        case asyncpg.ObjectNotInPrerequisiteStateError():
+            return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
         case TimeoutError():
             return DatabaseUnavailable("The database did not answer in time.", hint="Run it again.", retryable=True)
         case asyncpg.InsufficientPrivilegeError():

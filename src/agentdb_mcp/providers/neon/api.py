@@ -28,6 +28,8 @@ OPERATIONS_TIMEOUT_S = 120.0
 PAGE = 400
 ATTEMPTS, ATTEMPTS_TIMEOUT_S, WAIT_MAX_S = 10, 90.0, 10.0
 RETRY_AFTER_MAX_S = 60.0
+# Of an API that is not there at all: callers' clients wait half a minute.
+UNREACHED_ATTEMPTS = 3
 # Without a Retry-After, a 429 keeps everybody away for so long.
 SLOW_DOWN_S = 1.0
 
@@ -87,7 +89,7 @@ class NeonApi:
                 on=_backoff, attempts=ATTEMPTS, timeout=ATTEMPTS_TIMEOUT_S, wait_max=WAIT_MAX_S
             ):
                 with attempt:
-                    response = await self._send(request, path, limiters)
+                    response = await self._send(request, path, limiters, last=attempt.num >= UNREACHED_ATTEMPTS)
         except _Again as again:
             raise again.error from None
         if response.status_code in missing:
@@ -98,7 +100,10 @@ class NeonApi:
             body: dict[str, Any] = dict(response.json()) if response.content else {}
         return body
 
-    async def _send(self, request: httpx.Request, path: str, limiters: list[RateLimiter]) -> httpx.Response:
+    async def _send(
+        self, request: httpx.Request, path: str, limiters: list[RateLimiter], *, last: bool
+    ) -> httpx.Response:
+        """One attempt; on the `last` one an API that is not reached is an error."""
         for limiter in limiters:
             try:
                 await limiter.wait()
@@ -107,11 +112,11 @@ class NeonApi:
         try:
             response = await self._client.send(request)
         except _UNSENT as error:
-            raise _Again(answers.unreachable(error)) from None
+            raise _unreached(error, last=last) from None
         except httpx.HTTPError as error:
             if request.method == "POST":
                 raise answers.unknown_outcome(error, path) from None
-            raise _Again(answers.unreachable(error)) from None
+            raise _unreached(error, last=last) from None
         status = response.status_code
         if status in answers.NOT_BEGUN or (status >= 500 and request.method != "POST"):
             raise _refused_for_now(response, limiters[-1])
@@ -175,6 +180,10 @@ class _Again(Exception):
         super().__init__(error.message)
         self.error = error
         self.pause = pause
+
+
+def _unreached(error: httpx.HTTPError, *, last: bool) -> Exception:
+    return answers.unreachable(error) if last else _Again(answers.unreachable(error))
 
 
 def _refused_for_now(response: httpx.Response, limiter: RateLimiter) -> Exception:
