@@ -72,7 +72,7 @@ async def install_extension(target: DatabaseTarget, name: str) -> None:
             )
             if owner is None or owner == target.role:
                 raise NotAllowed(f"Schema {EXTENSIONS} is not the platform's.", hint="Drop or rename it.")
-            await admin.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)} SCHEMA {EXTENSIONS}")
+            await admin.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)} SCHEMA {EXTENSIONS} CASCADE")
     except CONNECTION_ERRORS as error:
         raise connection_error(error) from None
     except asyncpg.PostgresError as error:

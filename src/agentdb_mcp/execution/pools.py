@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, StatementTimeout
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError, StatementTimeout
 from agentdb_mcp.execution import layout
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
@@ -72,6 +72,13 @@ class DatabasePool:
             raise
         except CONNECTION_ERRORS as error:
             raise _ran(connection_error(error)) from None
+        except (UnicodeError, LookupError) as error:  # the driver's own, of text that is not UTF-8
+            if isinstance(error, KeyError | IndexError):
+                raise
+            raise SqlError(
+                "The answer could not be read: client_encoding must stay UTF8.",
+                hint="Leave client_encoding alone; convert values with convert_from() and convert_to().",
+            ) from None
         finally:
             with anyio.CancelScope(shield=True):
                 if not clean:

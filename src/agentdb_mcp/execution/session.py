@@ -1,6 +1,7 @@
 """One call in a connection: preamble, the caller's own text by the extended protocol, end and reset.
 
-Four round trips: preamble · parse and describe · bind and execute · end with reset. The snapshot is taken before the
+Four round trips: preamble · parse and describe · bind and execute · rollback with reset; a call that writes commits in
+one of its own, so that nothing which fails after it is taken for its failure. The snapshot is taken before the
 caller's text runs, so a read-only transaction cannot be lifted; limits set before a statement starts are not undone by
 it; nothing of the session outlives the call.
 """
@@ -77,7 +78,8 @@ async def run_call(
             if results:
                 await connection.execute(_limit(call))
             results.append(await _run_statement(connection, statement, call, catalog))
-        await _end(connection, call)
+        if not call.read_only:
+            await _commit(connection)
     except (asyncpg.PostgresError, AgentDBError) as error:
         if connection.guard.exceeded:
             raise BrokenSession(_too_large()) from None
@@ -86,6 +88,7 @@ async def run_call(
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
         await _reset(connection, ours)
         raise ours from None
+    await _clean(connection, call)
     return results
 
 
@@ -105,17 +108,23 @@ def _limit(call: Call) -> str:
     return f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}; SELECT 1"
 
 
-async def _end(connection: GuardedConnection, call: Call) -> None:
+async def _commit(connection: GuardedConnection) -> None:
     try:
-        await connection.execute(("ROLLBACK; " if call.read_only else "COMMIT; ") + RESET)
+        await connection.execute("COMMIT")
     except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, OSError):
-        if call.read_only:
-            raise
         unknown = DatabaseUnavailable(
             "The connection ended while the call was being committed: it may have taken effect or not.",
             hint="Look whether it took effect before running it again.",
         )
         raise BrokenSession(unknown) from None
+
+
+async def _clean(connection: GuardedConnection, call: Call) -> None:
+    """What the call did is done: a reset that fails costs the session, not the answer."""
+    try:
+        await connection.execute(("ROLLBACK; " if call.read_only else "") + RESET)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()
 
 
 async def _run_statement(

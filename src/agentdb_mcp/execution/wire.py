@@ -2,14 +2,13 @@
 
 asyncpg's public `fetch` decodes to Python objects (losing infinity, 24:00, wide years) and sends catalog queries of
 its own for types it has not met; here neither happens. Statements go by the extended protocol, so Postgres itself
-refuses a second one in the text (42601). `protocol.prepare`, `bind_execute` and `get_settings` are asyncpg's own
-internal interface, hence the pin in pyproject.toml and the tests in tests/integration/test_wire.py.
+refuses a second one in the text (42601). `protocol.prepare`, `bind_execute`, `execute` and `get_settings` are asyncpg's
+own internal interface, hence the pin in pyproject.toml; tests/integration/test_values_roundtrip.py watches it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -20,15 +19,45 @@ from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
 from agentdb_mcp.execution.values import decoder, encode
 from agentdb_mcp.models import Column, Result
 
+# Values that are fetched at a time: as Python objects they take ten times what Postgres sends, and are dropped past
+# the answer's limits.
+PORTION_CELLS = 20_000
 _BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
 
 
-@dataclass(slots=True)
 class _Answer:
-    columns: list[tuple[str, int]]
-    rows: list[Any]
-    tag: str
-    complete: bool
+    """Rows up to the limits, decoded as they come; `full` once one was left out."""
+
+    def __init__(self, infos: list[TypeInfo], catalog: dict[int, TypeInfo], max_rows: int, max_bytes: int) -> None:
+        self.infos = infos
+        self.rows: list[list[object]] = []
+        self.size = 0
+        self.fetched = 0
+        self.full = False
+        self._decoders = [decoder(info, catalog) for info in infos]
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+
+    def add(self, records: Sequence[Any]) -> None:
+        """Raises ResultTooLarge when not even one row fits."""
+        self.fetched += len(records)
+        for record in records:
+            if self.full or len(self.rows) >= self._max_rows:
+                self.full = True
+                return
+            size = sum(len(text) for text in record if text is not None) + 4 * len(record)
+            if self.size + size > self._max_bytes:
+                if not self.rows:
+                    raise ResultTooLarge(
+                        f"One row is larger than the {self._max_bytes:,} bytes that an answer may have.",
+                        hint="Select fewer columns, or cut long values with left() or substring().",
+                    )
+                self.full = True
+                return
+            self.size += size
+            self.rows.append(
+                [text if text is None or not d else d(text) for text, d in zip(record, self._decoders, strict=True)]
+            )
 
 
 def speak_text(connection: asyncpg.Connection) -> None:
@@ -64,11 +93,28 @@ async def run(
     oids = {*parameter_oids, *(oid for _, oid in columns)}
     if await _learn_types(connection, oids, catalog):
         statement.mark_unprepared()  # the look-up took the place of the unnamed statement
-    limit = max_rows + 1 if stop_early else 0
+    portion = max(1, PORTION_CELLS // max(1, len(columns)))
+    if stop_early:
+        portion = min(portion, max_rows + 1)
     arguments = _encode_all(params, parameter_oids, catalog)
-    rows, tag, complete = await connection._protocol.bind_execute(statement, arguments, "", limit, True, None)
-    complete = bool(complete) and len(rows) <= max_rows
-    return _result(_Answer(columns, rows[:max_rows], (tag or b"").decode(), complete), max_bytes, catalog)
+    answer = _Answer([catalog[oid] for _, oid in columns], catalog, max_rows, max_bytes)
+    protocol = connection._protocol
+    rows, tag, complete = await protocol.bind_execute(statement, arguments, "", portion, True, None)
+    answer.add(rows)
+    while not complete and not (stop_early and answer.full):
+        rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
+        answer.add(rows)
+    shown = tuple(
+        Column(name, info.name, _BASE64_TYPES.get(info.name))
+        for (name, _), info in zip(columns, answer.infos, strict=True)
+    )
+    return Result(shown, answer.rows, answer.full, _whole_tag(tag, answer.fetched), 0.0, answer.size)
+
+
+def _whole_tag(tag: bytes | None, fetched: int) -> str:
+    """Of a SELECT that came in portions, Postgres's own tag counts the last one."""
+    text = (tag or b"").decode()
+    return f"SELECT {fetched}" if text.startswith("SELECT ") and fetched else text
 
 
 def _check_text(sql: str) -> None:
@@ -117,27 +163,3 @@ def _encode_all(params: Sequence[object], oids: Sequence[int], catalog: dict[int
         encode(value, catalog[oid], catalog, f"params[{index}]")
         for index, (value, oid) in enumerate(zip(params, oids, strict=True))
     ]
-
-
-def _result(answer: _Answer, max_bytes: int, catalog: dict[int, TypeInfo]) -> Result:
-    infos = [catalog[oid] for _, oid in answer.columns]
-    decoders = [decoder(info, catalog) for info in infos]
-    rows: list[list[object]] = []
-    size = 0
-    truncated = not answer.complete
-    for record in answer.rows:
-        size += sum(len(text) for text in record if text is not None) + 4 * len(record)
-        if size > max_bytes:
-            if not rows:
-                raise ResultTooLarge(
-                    f"One row is larger than the {max_bytes:,} bytes that an answer may have.",
-                    hint="Select fewer columns, or cut long values with left() or substring().",
-                )
-            truncated = True
-            break
-        rows.append([text if text is None or not d else d(text) for text, d in zip(record, decoders, strict=True)])
-    columns = tuple(
-        Column(name, info.name, _BASE64_TYPES.get(info.name))
-        for (name, _), info in zip(answer.columns, infos, strict=True)
-    )
-    return Result(columns, rows, truncated, answer.tag, 0.0, size)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # sqlglot logs the text of what it cannot parse.
 logging.getLogger("sqlglot").disabled = True
 
-_CACHED_CHARACTERS = 16_384
+_CACHED_CHARACTERS = 2_048
 _MOST_NAMES = 64
 _MOST_PARSER_STEPS = 8_000
 
