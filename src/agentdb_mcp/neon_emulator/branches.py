@@ -130,7 +130,8 @@ class Branches:
             role = await projects.add_role(connection, branch, name, new_password())
             identifiers = await projects.begin_on_branch(connection, branch.project_id, branch.id, ["apply_config"])
         async with operations.doing(identifiers) as begun:
-            pass
+            databases = await select(projects.pool, Database, "WHERE branch_id = $1", branch.id)
+            await projects.cluster.let_in([role.oid], [database.oid for database in databases])
         return role, begun.operations
 
     async def delete_role(self, role: Role) -> list[Operation]:

@@ -109,6 +109,13 @@ class Cluster:
         oid: int = await self.pool.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
         return name, oid
 
+    async def let_in(self, role_oids: Sequence[int], database_oids: Iterable[int]) -> None:
+        """Let roles of a branch into databases of it: at Neon every role made by the API enters all of them."""
+        for oid in database_oids:
+            database = await self._database_name(oid)
+            for role in await self._role_names(role_oids):
+                await self.pool.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {quoted(database)} TO {quoted(role)}")
+
     async def _database_name(self, oid: int) -> str:
         name = await self.pool.fetchval("SELECT datname FROM pg_database WHERE oid = $1", oid)
         if name is None:

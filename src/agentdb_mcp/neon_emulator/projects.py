@@ -176,6 +176,11 @@ class Projects:
             name, oid = await self.cluster.create_database(wanted, owner)
         else:
             name, oid = await self.cluster.copy_database(copy_of.oid, owner)
+        others = await select(self.pool, Role, "WHERE branch_id = $1 AND name <> $2", branch.id, owner)
+        await self.cluster.let_in([role.oid for role in others], [oid])
+        await self.pool.execute(
+            "UPDATE branch SET size_bytes = size_bytes + pg_database_size($2::oid) WHERE id = $1", branch.id, oid
+        )
         return await insert(
             self.pool,
             Database,
