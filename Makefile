@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-neighbours bench-provisioning attacks faults fuzz regression clean
+.PHONY: demo up test lint bench bench-neighbours bench-provisioning attacks faults neon-clients fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -51,6 +51,10 @@ attacks: .venv/.synced
 # Processes killed, stopped and racing at every step of making and deleting a database, the long cases included.
 faults: .venv/.synced
 	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py
+
+# Neon's own clients from npm and PyPI, and its OpenAPI document, against the local Neon API; skips where there is no npm.
+neon-clients: .venv/.synced
+	@$(RUN)pytest -m long tests/contract/test_neon_clients.py
 
 # Mutated statements against the gate and a live server; AGENTDB_FUZZ_SECONDS and AGENTDB_FUZZ_SEED bound and seed it.
 fuzz: .venv/.synced

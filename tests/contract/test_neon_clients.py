@@ -23,6 +23,9 @@ import referencing.jsonschema
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.neon_emulator import Emulator, neon_emulator
 
+# They are fetched from npm and PyPI at test time: `make neon-clients`.
+pytestmark = pytest.mark.long
+
 Json = dict[str, Any]
 CLIENTS = Path(__file__).parent / "clients"
 PACKAGES = ("neonctl@5", "@neondatabase/api-client@2", "@neon/sdk@6", "yaml@2")
