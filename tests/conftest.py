@@ -10,10 +10,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
 from agentdb_mcp.models import Secret
+
+# How long an example takes says something about the machine only.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 MEMORY = Path("/dev/shm")
 

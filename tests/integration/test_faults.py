@@ -221,6 +221,7 @@ async def test_what_a_killed_creation_left_is_completed_by_reconcile(place: Plac
     assert await place.run("create") == "ready"
 
 
+@pytest.mark.long
 @moments
 @pytest.mark.parametrize("step", DELETE)
 async def test_what_a_killed_deletion_left_is_completed_by_reconcile(place: Place, when: str, step: str) -> None:
