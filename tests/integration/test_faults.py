@@ -208,6 +208,11 @@ DELETE = ["tombstone", "claim", "find", "delete", "record_deleted"]
 moments = pytest.mark.parametrize("when", ["before", "after"])
 
 
+def steps(first: str, *others: str) -> pytest.MarkDecorator:
+    """Parametrize by step; only the first is a part of `make test`."""
+    return pytest.mark.parametrize("step", [first, *(pytest.param(each, marks=pytest.mark.long) for each in others)])
+
+
 @pytest.mark.long
 @moments
 @pytest.mark.parametrize("step", CREATE)
@@ -255,7 +260,7 @@ async def test_twelve_processes_that_use_one_workspace_at_once_make_one_project(
     assert answers == ["ready"] * 12
 
 
-@pytest.mark.parametrize("step", ["find", "create", "access", "record_ready"])
+@steps("create", "find", "access", "record_ready")
 async def test_a_holder_stopped_past_its_lease_gets_a_clear_error_and_repoints_nothing(place: Place, step: str) -> None:
     async with place.worker("use", "stop", "before", step) as (process, output):
         assert await line(output) == "here"
@@ -271,7 +276,7 @@ async def test_a_holder_stopped_past_its_lease_gets_a_clear_error_and_repoints_n
     assert [str(finding.kind) for finding in found] == (["duplicate"] if step == "create" else [])
 
 
-@pytest.mark.parametrize("step", ["create", "record_project", "access", "record_ready"])
+@steps("create", "record_project", "access", "record_ready")
 async def test_deleting_what_is_being_made_leaves_nothing(place: Place, step: str) -> None:
     async with place.worker("use", "wait", "before", step) as (process, output):
         assert await line(output) == "here"
@@ -284,7 +289,7 @@ async def test_deleting_what_is_being_made_leaves_nothing(place: Place, step: st
     assert await place.status() == "deleted"
 
 
-@pytest.mark.parametrize("step", ["find", "delete", "record_deleted"])
+@steps("delete", "find", "record_deleted")
 async def test_making_what_is_being_deleted_waits_for_the_end_and_begins_anew(place: Place, step: str) -> None:
     assert await place.run("create") == "ready"
     async with place.worker("delete", "wait", "before", step) as (process, output), anyio.create_task_group() as group:
