@@ -52,7 +52,7 @@ attacks: .venv/.synced
 faults: .venv/.synced
 	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py
 
-# Neon's own clients from npm and PyPI, and its OpenAPI document, against the local Neon API; skips where there is no npm.
+# Neon's own clients from npm and PyPI, and its OpenAPI document, against the local Neon API; needs node and npm.
 neon-clients: .venv/.synced
 	@$(RUN)pytest -m long tests/contract/test_neon_clients.py
 

@@ -40,32 +40,32 @@ async def emulator(postgres: EmbeddedPostgres) -> AsyncIterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Neon's npm packages; skips where they cannot be had."""
+    """A folder with Neon's npm packages."""
     if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("node and npm are not on this machine, so Neon's npm clients cannot run")
+        pytest.fail("node and npm are not on this machine, so Neon's npm clients cannot run")
     folder = tmp_path_factory.mktemp("npm")
     (folder / "package.json").write_text("{}")
     command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", *PACKAGES]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:
-        pytest.skip("npm did not install Neon's clients in time")
+        pytest.fail("npm did not install Neon's clients in time")
     if done.returncode:
-        pytest.skip("npm cannot install Neon's clients here")
+        pytest.fail("npm cannot install Neon's clients here")
     return folder
 
 
 @pytest.fixture(scope="module")
 def python_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with PyPI's neon-api; skips where it cannot be had."""
+    """A folder with PyPI's neon-api; ."""
     folder = tmp_path_factory.mktemp("pypi")
     command = [_python_with_pip(), "-m", "pip", "install", "--quiet", "--target", str(folder), "neon-api"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:
-        pytest.skip("pip did not install neon-api in time")
+        pytest.fail("pip did not install neon-api in time")
     if done.returncode:
-        pytest.skip("pip cannot install neon-api here")
+        pytest.fail("pip cannot install neon-api here")
     return folder
 
 
@@ -79,7 +79,7 @@ def _python_with_pip() -> str:
     outside = Path(sys.base_prefix) / "bin" / "python3"
     if outside.exists():
         return str(outside)
-    pytest.skip("no Python with pip is on this machine, so neon-api cannot be installed")
+    pytest.fail("no Python with pip is on this machine, so neon-api cannot be installed")
 
 
 async def run(emulator: Emulator, *command: str, home: Path, **environment: str) -> Json:
@@ -238,7 +238,7 @@ def openapi(node_modules: Path) -> OpenApi:
     """The document that Neon ships with its client."""
     source = node_modules / "node_modules/@neondatabase/api-client/public-v2-for-users.gen.yaml"
     if not source.exists():
-        pytest.skip("this version of Neon's client does not ship the OpenAPI document")
+        pytest.fail("this version of Neon's client does not ship the OpenAPI document")
     convert = "console.log(JSON.stringify(require('yaml').parse(require('fs').readFileSync(process.argv[1], 'utf8'))))"
     done = subprocess.run(["node", "-e", convert, str(source)], cwd=node_modules, capture_output=True, check=True)
     return OpenApi(json.loads(done.stdout))

@@ -1,11 +1,36 @@
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
 
+from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.execution import Pools, PoolSettings, layout
+from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import DatabaseTarget, Secret
+from agentdb_mcp.settings import load_settings
+from agentdb_mcp.store.control import create_database
+
+
+@pytest.fixture(scope="module")
+async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
+    async with local_stack() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def environ(stack: LocalStack) -> dict[str, str]:
+    """Settings with a control database of this file's own; tests differ by their user."""
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(stack.postgres.uri(), name)
+    return stack.environ() | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
+
+
+@pytest.fixture(scope="module")
+async def application(environ: dict[str, str]) -> AsyncIterator[Application]:
+    async with open_application(load_settings(environ)) as application:
+        yield application
 
 
 @pytest.fixture

@@ -17,14 +17,11 @@ import pytest
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from agentdb_mcp.bootstrap import Application, open_application
+from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import DatabaseStatus, Project, Scope, Tenant
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.reconcile import Finding, Mended
-from agentdb_mcp.settings import load_settings
-from agentdb_mcp.store.control import create_database
 
 PATIENCE_S = 60
 
@@ -171,25 +168,6 @@ class Place:
 
 async def line(output: BufferedByteReceiveStream) -> str:
     return (await output.receive_until(b"\n", 10_000)).decode()
-
-
-@pytest.fixture(scope="module")
-async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
-    async with local_stack() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def environ(stack: LocalStack) -> dict[str, str]:
-    name = f"control_{secrets.token_hex(6)}"
-    await create_database(stack.postgres.uri(), name)
-    return stack.environ() | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
-
-
-@pytest.fixture(scope="module")
-async def application(environ: dict[str, str]) -> AsyncIterator[Application]:
-    async with open_application(load_settings(environ)) as application:
-        yield application
 
 
 @pytest.fixture

@@ -13,30 +13,14 @@ import pytest
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import DatabaseUnavailable, InvalidArgument, NotAllowed, ProvisioningFailed
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import DatabaseStatus, Scope, Tenant
 from agentdb_mcp.services import Lifecycle
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import DatabaseRow
-from agentdb_mcp.store.control import create_database
 
 Opener = Callable[..., Awaitable[Application]]
 
 WRONG_KEY = {"NEON_API_KEY": "napi_wrong"}
-
-
-@pytest.fixture(scope="module")
-async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
-    async with local_stack() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def environ(stack: LocalStack) -> dict[str, str]:
-    """Settings with a control database of this file's own; tests differ by their user."""
-    name = f"control_{secrets.token_hex(6)}"
-    await create_database(stack.postgres.uri(), name)
-    return stack.environ() | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, SqlError
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.local_stack import LocalStack, local_stack
+from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.models import BudgetReport, BudgetState, Scope, Tenant
 from agentdb_mcp.services import Usage
 from agentdb_mcp.settings import load_settings
@@ -30,20 +30,6 @@ FREE = 200 * CENT
 ONE_AWAKENING = 220_833
 # One second of running at that size.
 SECOND = 737
-
-
-@pytest.fixture(scope="module")
-async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
-    async with local_stack() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-async def environ(stack: LocalStack) -> dict[str, str]:
-    """Settings with a control database of this file's own; tests differ by their user."""
-    name = f"control_{secrets.token_hex(6)}"
-    await create_database(stack.postgres.uri(), name)
-    return stack.environ() | {"AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
 
 
 @pytest.fixture

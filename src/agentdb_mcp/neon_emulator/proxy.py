@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import cast
 
 import anyio
 import asyncpg
@@ -60,7 +60,6 @@ class Upstream:
     host: str
     port: int
     computes: Computes
-    tls: ssl.SSLContext | None = None
 
     async def endpoint_of(self, startup: Startup) -> str | None:
         """None for roles and databases that no project has: Postgres itself says what it thinks of them."""
@@ -81,8 +80,7 @@ class _Side(asyncio.Protocol):
         self.peer: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
         if self.peer is not None:
@@ -183,21 +181,18 @@ class _Client(_Side):
 
     async def _greet(self) -> Startup | None:
         """The startup packet; None when there is nothing to join."""
-        server_name = None
         while True:
             packet = await self._packet()
             if packet is None or self.transport is None:
                 return None
             match code_of(packet):
-                case code if code == SSL_REQUEST and self._upstream.tls is not None:
-                    server_name = await self._encrypt(self.transport, self._upstream.tls)
                 case code if code in (SSL_REQUEST, GSS_REQUEST):
                     self.transport.write(b"N")
                 case code if code == CANCEL_REQUEST:
                     await self._cancel(packet)
                     return None
                 case _:
-                    return read_startup(packet, server_name)
+                    return read_startup(packet)
 
     async def _packet(self) -> bytes | None:
         while (packet := take_packet(self._buffer)) is None:
@@ -206,16 +201,6 @@ class _Client(_Side):
             self._more = anyio.Event()
             await self._more.wait()
         return packet
-
-    async def _encrypt(self, plain: asyncio.Transport, context: ssl.SSLContext) -> str | None:
-        """Go on in TLS; the name that the client asked for, where it gave one."""
-        if self._buffer:
-            raise NotPostgresError  # bytes sent before the handshake would be taken for encrypted ones
-        plain.write(b"S")
-        loop = asyncio.get_running_loop()
-        self.transport = await loop.start_tls(plain, self, context, server_side=True)
-        assert self.transport is not None  # noqa: S101 - for the type checker
-        return getattr(self.transport.get_extra_info("ssl_object"), "asked_for", None)
 
     async def _cancel(self, packet: bytes) -> None:
         """A cancel request goes to Postgres as it is, and its end is the answer."""

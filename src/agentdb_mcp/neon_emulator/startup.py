@@ -78,13 +78,11 @@ def code_of(packet: bytes) -> int:
     return int(code)
 
 
-def read_startup(packet: bytes, server_name: str | None) -> Startup:
-    """`server_name` is the host that the client asked for when it began TLS."""
+def read_startup(packet: bytes) -> Startup:
+    """The endpoint stands in `options`, as clients without SNI give it."""
     words = packet[4:].decode("utf-8", "surrogateescape").split("\0")
     parameters = dict(zip(words[0:-2:2], words[1:-1:2], strict=False))
-    named = (server_name or "").partition(".")[0]
-    endpoint = named if named.startswith("ep-") else None
-    kept = []
+    endpoint, kept = None, []
     for word in parameters.get("options", "").split():
         key, _, value = word.partition("=")
         if key in ("endpoint", "project"):

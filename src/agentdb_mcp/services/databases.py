@@ -16,7 +16,7 @@ from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Scope, Secret, Tenant
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.provisioning import Provisioning
-from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables, WorkspaceRow
 
 VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
 # How long a database is used before its row, its owner or its variable is looked at again.
@@ -193,7 +193,12 @@ async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) 
 
 async def _check_owner(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
     workspace = await control.identity.workspace(owner_id) if scope is Scope.AGENT else None
-    if workspace is not None and workspace.owner_id != user_id:
+    if workspace is not None:
+        _check_is_owner(workspace, user_id)
+
+
+def _check_is_owner(workspace: WorkspaceRow | None, user_id: str) -> None:
+    if workspace is None or workspace.owner_id != user_id:
         raise NotAllowed("This workspace belongs to another user.")
 
 
@@ -201,9 +206,7 @@ async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRo
     """The row if the user may use and pays for it; a workspace that changed hands changes its payer."""
     if row.scope is Scope.GLOBAL or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
         return row
-    workspace = await control.identity.workspace(row.owner_id or "")
-    if workspace is None or workspace.owner_id != user_id:
-        raise NotAllowed("This workspace belongs to another user.")
+    _check_is_owner(await control.identity.workspace(row.owner_id or ""), user_id)
     return row if row.user_id == user_id else await control.databases.set_payer(row, user_id)
 
 

@@ -3,7 +3,7 @@
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
-from agentdb_mcp.store.identity import IdentityStore
+from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
 from agentdb_mcp.store.sim_variables import SimVariables
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "Inventory",
     "OwnerUnknown",
     "SimVariables",
+    "WorkspaceRow",
 ]

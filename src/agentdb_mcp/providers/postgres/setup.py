@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 REGISTRY = "agentdb_projects"
 # The number rises with the statements below: an older cluster gets a new template.
-TEMPLATE = "agentdb_template_1"
+TEMPLATE = "agentdb_template_2"
 OWNERS = "agentdb_project_owners"
 # Up to Postgres 15, CREATEROLE is power over every role of the cluster, a neighbour's too.
 OLDEST = 16
@@ -78,6 +78,15 @@ HIDDEN_FUNCTIONS = [
     "pg_logical_emit_message",
 ]
 
+# As in Postgres, but without reading pg_database: information_schema.columns runs it as whoever asks.
+_OCTET_LENGTH = """
+    CREATE OR REPLACE FUNCTION information_schema._pg_char_octet_length(typid oid, typmod integer) RETURNS integer
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+        RETURN CASE WHEN typid IN (25, 1042, 1043) THEN CASE WHEN typmod = -1 THEN (2 ^ 30)::integer ELSE
+            information_schema._pg_char_max_length(typid, typmod)
+            * pg_encoding_max_length(pg_char_to_encoding(getdatabaseencoding())) END END
+"""
+
 
 async def prepare(cluster: Cluster) -> str:
     """Make what is missing, once among all processes; the template for new databases."""
@@ -126,6 +135,7 @@ async def _make_template(cluster: Cluster, admin: asyncpg.Connection) -> None:
     async with cluster.connection(making) as inside:
         await _add_statement_statistics(inside)
         await _hide(inside)
+        await inside.execute(_OCTET_LENGTH)
     await admin.execute(f"ALTER DATABASE {making} ALLOW_CONNECTIONS false")
     await admin.execute(f"ALTER DATABASE {making} RENAME TO {TEMPLATE}")
 
