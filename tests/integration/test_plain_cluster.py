@@ -57,8 +57,6 @@ async def test_doctor_names_the_cluster_and_not_its_address(
 async def test_the_columns_of_a_varchar_are_told_although_neighbours_are_hidden(application: Application) -> None:
     tenant = Tenant(f"u{secrets.token_hex(6)}", f"w{secrets.token_hex(6)}")
     await application.queries.execute(tenant, Scope.AGENT, [Statement("CREATE TABLE t (v varchar(10))")])
-    asked = Statement(
-        "SELECT column_name, character_octet_length FROM information_schema.columns WHERE table_name = 't'"
-    )
-    answer = await application.queries.execute(tenant, Scope.AGENT, [Statement(sql)])
+    asked = "SELECT column_name, character_octet_length FROM information_schema.columns WHERE table_name = 't'"
+    answer = await application.queries.execute(tenant, Scope.AGENT, [Statement(asked)])
     assert answer.results[0].rows == [["v", 40]]
