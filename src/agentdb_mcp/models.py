@@ -194,6 +194,26 @@ class Consumption:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantities:
+    """What was used, in exact integers, so that sums do not drift: milli-CU × µs, byte × µs, bytes, branch × µs."""
+
+    compute_mcu_us: int = 0
+    storage_byte_us: int = 0
+    history_byte_us: int = 0
+    egress_bytes: int = 0
+    branch_us: int = 0
+
+    def __add__(self, other: Quantities) -> Quantities:
+        return Quantities(
+            self.compute_mcu_us + other.compute_mcu_us,
+            self.storage_byte_us + other.storage_byte_us,
+            self.history_byte_us + other.history_byte_us,
+            self.egress_bytes + other.egress_bytes,
+            self.branch_us + other.branch_us,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectAccess:
     """The admin's way into a project."""
 

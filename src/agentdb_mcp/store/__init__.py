@@ -4,6 +4,7 @@ from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
+from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 
 __all__ = [
@@ -13,9 +14,14 @@ __all__ = [
     "ControlDatabase",
     "DatabaseRow",
     "DatabaseStore",
+    "DatabaseUsage",
+    "Drift",
     "IdentityStore",
     "Inventory",
+    "LedgerStore",
+    "MeteredHour",
     "OwnerUnknown",
+    "SettledHour",
     "SimVariables",
     "WorkspaceRow",
 ]

@@ -1,0 +1,107 @@
+"""The ledger's statements."""
+
+DATABASES = """
+    SELECT 'global' AS scope, id, user_id AS owner_id, user_id, project_name, status, ownership_type,
+           created_at, updated_at FROM user_global_database
+    UNION ALL
+    SELECT 'agent', id, workspace_id, user_id, project_name, status, ownership_type, created_at, updated_at
+      FROM workspace_database
+"""
+
+STORE = f"""
+    INSERT INTO db_usage_ledger AS l
+           (database_id, hour, source, user_id, active, sent_bytes, size_bytes, size_at)
+    SELECT d.id, m.hour, $1, d.user_id, m.active::tstzmultirange, m.sent_bytes, m.size_bytes, m.size_at
+      FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+           AS m (id, hour, active, sent_bytes, size_bytes, size_at)
+      JOIN ({DATABASES}) AS d ON d.id = m.id
+     ORDER BY d.id, m.hour
+    ON CONFLICT (database_id, hour, source) DO UPDATE SET
+           active = l.active + EXCLUDED.active,
+           sent_bytes = greatest(l.sent_bytes, EXCLUDED.sent_bytes),
+           size_bytes = coalesce(EXCLUDED.size_bytes, l.size_bytes),
+           size_at = coalesce(EXCLUDED.size_at, l.size_at),
+           updated_at = now()
+"""
+
+# The payer of an hour is whom the servers' rows name; a database that changed hands later does not change the past.
+SETTLE = f"""
+    WITH billed AS (
+        SELECT DISTINCT ON (b.id, b.hour) b.*, coalesce(m.user_id, d.user_id) AS user_id,
+               $8 * coalesce((SELECT sum(extract(epoch FROM upper(awake) - lower(awake))) * 1000000
+                                FROM unnest(m.active) AS awake), 0) AS estimated
+          FROM unnest($1::text[], $2::timestamptz[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
+                      $7::numeric[]) AS b (id, hour, compute, storage, history, egress, branch)
+          JOIN ({DATABASES}) AS d ON d.id = b.id
+          LEFT JOIN LATERAL (
+               SELECT max(l.user_id) AS user_id, range_agg(l.active) AS active FROM db_usage_ledger AS l
+                WHERE l.database_id = b.id AND l.hour = b.hour AND l.source <> 'provider') AS m ON true
+         ORDER BY b.id, b.hour
+    ), stored AS (
+        INSERT INTO db_usage_ledger AS l (database_id, hour, source, user_id, compute_mcu_us, storage_byte_us,
+               history_byte_us, egress_bytes, branch_us, estimated_mcu_us)
+        SELECT id, hour, 'provider', user_id, compute, storage, history, egress, branch, estimated FROM billed
+        ON CONFLICT (database_id, hour, source) DO UPDATE SET
+               compute_mcu_us = EXCLUDED.compute_mcu_us, storage_byte_us = EXCLUDED.storage_byte_us,
+               history_byte_us = EXCLUDED.history_byte_us, egress_bytes = EXCLUDED.egress_bytes,
+               branch_us = EXCLUDED.branch_us, updated_at = now()
+    )
+    SELECT coalesce(sum(estimated), 0) AS estimated, coalesce(sum(compute), 0) AS billed FROM billed
+"""
+
+USAGE = f"""
+    WITH win AS MATERIALIZED (
+        SELECT ordinality AS n, user_id, lo, coalesce(hi, 'infinity') AS hi
+          FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS w (user_id, lo, hi)
+    ), used AS MATERIALIZED ( -- the ledger's rows of each window; an hour cut by the window's beginning is in it
+        SELECT w.n, w.lo, w.hi, l.* FROM win AS w JOIN db_usage_ledger AS l
+            ON l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi
+    ), known AS MATERIALIZED (
+        SELECT w.n, w.user_id AS payer, w.lo, w.hi, d.*,
+               CASE WHEN d.status = 'deleted' THEN least(d.updated_at, $4) ELSE $4 END AS seen,
+               d.user_id IS NOT DISTINCT FROM w.user_id AS present
+          FROM win AS w JOIN ({DATABASES}) AS d
+            ON d.user_id = w.user_id AND d.status <> 'deleted'
+            OR d.id IN (SELECT u.database_id FROM used AS u WHERE u.n = w.n)
+    ), billed AS (
+        SELECT n, database_id, sum(compute_mcu_us) AS compute, sum(storage_byte_us) AS storage,
+               sum(history_byte_us) AS history, sum(egress_bytes) AS egress, sum(branch_us) AS branch,
+               range_agg(tstzrange(hour, hour + interval '1 hour')) AS hours
+          FROM used WHERE source = 'provider' AND hour >= lo GROUP BY n, database_id
+    ), estimated AS MATERIALIZED ( -- when estimates count
+        SELECT k.n, k.id, k.present, k.seen, k.lo,
+               tstzmultirange(tstzrange(k.lo, k.hi)) - coalesce(b.hours, '{{}}') AS spans
+          FROM known AS k LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
+    ), metered AS (
+        SELECT e.n, e.id, range_agg(u.active) * e.spans AS awake,
+               sum(u.sent_bytes) FILTER (WHERE e.spans @> u.hour) AS sent
+          FROM estimated AS e JOIN used AS u ON u.n = e.n AND u.database_id = e.id AND u.source <> 'provider'
+         GROUP BY e.n, e.id, e.spans
+    ), sample AS ( -- sizes as they were seen, from the last one before the window on
+        SELECT e.n, e.id, e.spans, l.size_bytes, l.size_at,
+               coalesce(lead(l.size_at) OVER (PARTITION BY e.n, e.id ORDER BY l.size_at), e.seen) AS until
+          FROM estimated AS e JOIN db_usage_ledger AS l ON l.database_id = e.id AND l.size_at < e.seen
+           AND l.hour >= (SELECT coalesce(max(b.hour), '-infinity') FROM db_usage_ledger AS b
+                           WHERE b.database_id = e.id AND b.size_at <= e.lo)
+         WHERE e.present AND l.size_at IS NOT NULL
+    ), held AS (
+        SELECT s.n, s.id, sum(s.size_bytes * extract(epoch FROM upper(part) - lower(part))) AS byte_s
+          FROM sample AS s,
+               unnest(s.spans * tstzrange(s.size_at, greatest(s.until, s.size_at))::tstzmultirange) AS part
+         GROUP BY s.n, s.id
+    )
+    SELECT k.n AS window, k.payer AS user_id, k.scope, k.id, k.owner_id, k.project_name, k.status, k.ownership_type,
+           coalesce(b.compute, 0) + coalesce($5 * (SELECT sum(extract(epoch FROM upper(part) - lower(part))) * 1000000
+                                                   FROM unnest(m.awake) AS part), 0) AS compute_mcu_us,
+           round(coalesce(b.storage, 0) + coalesce(h.byte_s, 0) * 1000000) AS storage_byte_us,
+           coalesce(b.history, 0) AS history_byte_us,
+           coalesce(b.egress, 0) + coalesce(m.sent, 0) AS egress_bytes,
+           coalesce(b.branch, 0) AS branch_us,
+           coalesce((SELECT l.size_bytes FROM db_usage_ledger AS l WHERE l.database_id = k.id AND l.size_at IS NOT NULL
+                      ORDER BY l.hour DESC, l.size_at DESC LIMIT 1), 0) AS size_bytes
+      FROM known AS k
+      LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
+      LEFT JOIN metered AS m ON m.n = k.n AND m.id = k.id
+      LEFT JOIN held AS h ON h.n = k.n AND h.id = k.id
+     ORDER BY k.n, k.scope DESC, k.created_at, k.id
+"""
