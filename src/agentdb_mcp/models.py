@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
+
+_HOUR_US = 3_600_000_000
 
 
 class Secret:
@@ -195,13 +198,28 @@ class Consumption:
 
 @dataclass(frozen=True, slots=True)
 class Quantities:
-    """What was used, in exact integers, so that sums do not drift: milli-CU × µs, byte × µs, bytes, branch × µs."""
+    """What a database used, in exact integers: totals are added and priced, prices are never added.
+
+    Milli-CU × microseconds, bytes × microseconds, bytes, and branches beyond the first × microseconds. They outgrow
+    64 bits: a gigabyte kept for a month is 2.7e21 byte_us.
+    """
 
     compute_mcu_us: int = 0
     storage_byte_us: int = 0
     history_byte_us: int = 0
     egress_bytes: int = 0
     branch_us: int = 0
+
+    @classmethod
+    def of(cls, used: Consumption) -> Quantities:
+        """Snapshots count as history; what was not reported counts as nothing."""
+        return cls(
+            compute_mcu_us=_whole(used.compute_cu_seconds, 1000 * 1_000_000),
+            storage_byte_us=_whole(used.storage_byte_hours, _HOUR_US),
+            history_byte_us=_whole(used.history_byte_hours, _HOUR_US, used.snapshot_byte_hours),
+            egress_bytes=_whole(used.egress_bytes, 1),
+            branch_us=_whole(used.extra_branch_hours, _HOUR_US),
+        )
 
     def __add__(self, other: Quantities) -> Quantities:
         return Quantities(
@@ -211,6 +229,19 @@ class Quantities:
             self.egress_bytes + other.egress_bytes,
             self.branch_us + other.branch_us,
         )
+
+    def __neg__(self) -> Quantities:
+        return Quantities(
+            -self.compute_mcu_us, -self.storage_byte_us, -self.history_byte_us, -self.egress_bytes, -self.branch_us
+        )
+
+    def __sub__(self, other: Quantities) -> Quantities:
+        return self + -other
+
+
+def _whole(amount: Decimal | None, unit: int, more: Decimal | None = None) -> int:
+    """Half even; Decimal's own arithmetic would keep 28 digits only."""
+    return round((Fraction(amount or 0) + Fraction(more or 0)) * unit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,30 @@
 
 from agentdb_mcp.costs.budget import current_period_start, period_end, state_of
 from agentdb_mcp.costs.meter import Meter
-from agentdb_mcp.costs.pricing import MICROCENTS_PER_CENT, compute_microcents
+from agentdb_mcp.costs.pricing import (
+    FOREVER_US,
+    MICROCENTS_PER_CENT,
+    Prices,
+    affordable_us,
+    breakdown,
+    compute_microcents,
+    cost_microcents,
+)
+from agentdb_mcp.costs.shares import to_cents
+from agentdb_mcp.models import Quantities
 
-__all__ = ["MICROCENTS_PER_CENT", "Meter", "compute_microcents", "current_period_start", "period_end", "state_of"]
+__all__ = [
+    "FOREVER_US",
+    "MICROCENTS_PER_CENT",
+    "Meter",
+    "Prices",
+    "Quantities",
+    "affordable_us",
+    "breakdown",
+    "compute_microcents",
+    "cost_microcents",
+    "current_period_start",
+    "period_end",
+    "state_of",
+    "to_cents",
+]

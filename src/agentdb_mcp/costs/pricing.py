@@ -1,15 +1,99 @@
-"""Usage × price, in whole micro-cents (1 cent = 1,000,000)."""
+"""Usage × price, in whole micro-cents (1 cent = 1,000,000). A cost is a function of totals, rounded once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
+
+from agentdb_mcp.models import Quantities
+from agentdb_mcp.policy import PriceBook, to_microcents
 
 MICROCENTS_PER_CENT = 1_000_000
 MICROCENTS_PER_DOLLAR = 100 * MICROCENTS_PER_CENT
-_MICROSECONDS_PER_HOUR = 3_600_000_000
+_GB = 1_000_000_000
+_HOUR_US = 3_600_000_000
+_MONTH_US = 744 * _HOUR_US
+_MCU_HOURS_US = 1000 * _HOUR_US
+# The least common denominator of all prices' units, so that their exact sum is one integer over it.
+_DENOMINATOR = _GB * _MONTH_US
+
+# What compute that costs nothing may run for: three hundred thousand years.
+FOREVER_US = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Micro-cents for each unit (facts: neon §2); a book has 8 decimals of a dollar at most, so they are exact."""
+
+    compute_per_cu_hour: int
+    storage_per_gb_month: int
+    history_per_gb_month: int
+    egress_per_gb: int
+    egress_free_bytes: int
+    branch_month: int
+
+    @classmethod
+    def of(cls, book: PriceBook) -> Prices:
+        return cls(
+            compute_per_cu_hour=to_microcents(book.compute_per_cu_hour),
+            storage_per_gb_month=to_microcents(book.storage_per_gb_month),
+            history_per_gb_month=to_microcents(book.history_per_gb_month),
+            egress_per_gb=to_microcents(book.egress_per_gb),
+            egress_free_bytes=book.egress_free_gb * _GB,
+            branch_month=to_microcents(book.branch_month),
+        )
+
+
+def cost_microcents(used: Quantities, prices: Prices) -> int:
+    """What one project's totals of one period cost; the exact sum, rounded half even."""
+    return _rounded(sum(_exact(used, prices).values()))
+
+
+def breakdown(used: Quantities, prices: Prices) -> dict[str, int]:
+    """The same by metric: compute, storage, history, egress, branches; they add up to the cost."""
+    exact = _exact(used, prices)
+    parts = apportion(list(exact.values()), _DENOMINATOR, _rounded(sum(exact.values())))
+    return dict(zip(exact, parts, strict=True))
+
+
+def affordable_us(microcents: int, mcu: int, prices: Prices) -> int:
+    """How long compute of `mcu` milli-CU may run for so much; FOREVER_US where it costs nothing."""
+    each = mcu * prices.compute_per_cu_hour
+    return min(max(0, microcents) * _MCU_HOURS_US // each, FOREVER_US) if each else FOREVER_US
+
+
+def apportion(shares: Sequence[int], unit: int, total: int) -> list[int]:
+    """Whole units for each share, `total` together: rounded down, the rest to the largest remainders, first ones first.
+
+    `total` is the shares' sum in units, rounded either way, so every share is less than a unit off.
+    """
+    whole = [share // unit for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda index: -(shares[index] % unit))
+    for index in by_remainder[: total - sum(whole)]:
+        whole[index] += 1
+    return whole
 
 
 def compute_microcents(active_us: int, compute_cu: Decimal, dollars_per_cu_hour: Decimal) -> int:
     """Compute that ran for `active_us` microseconds at `compute_cu` units: CU-hours × rate (facts: neon §2)."""
-    dollars = Decimal(active_us) * compute_cu * dollars_per_cu_hour / _MICROSECONDS_PER_HOUR
+    dollars = Decimal(active_us) * compute_cu * dollars_per_cu_hour / _HOUR_US
     return int((dollars * MICROCENTS_PER_DOLLAR).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _exact(used: Quantities, prices: Prices) -> dict[str, int]:
+    """Micro-cents over `_DENOMINATOR`, by metric."""
+    paid_bytes = max(0, used.egress_bytes - prices.egress_free_bytes)
+    return {
+        "compute": used.compute_mcu_us * prices.compute_per_cu_hour * (_DENOMINATOR // _MCU_HOURS_US),
+        "storage": used.storage_byte_us * prices.storage_per_gb_month,
+        "history": used.history_byte_us * prices.history_per_gb_month,
+        "egress": paid_bytes * prices.egress_per_gb * (_DENOMINATOR // _GB),
+        "branches": used.branch_us * prices.branch_month * (_DENOMINATOR // _MONTH_US),
+    }
+
+
+def _rounded(numerator: int) -> int:
+    """Half even."""
+    whole, rest = divmod(numerator, _DENOMINATOR)
+    return whole + (2 * rest > _DENOMINATOR or (2 * rest == _DENOMINATOR and whole % 2))
