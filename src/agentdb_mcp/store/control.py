@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import asyncpg
+from anyio.streams.memory import MemoryObjectSendStream
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal
+from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Secret
 from agentdb_mcp.store import migrations
 
+log = get_logger(__name__)
+
 CONNECT_TIMEOUT_S = 10.0
 POOL_SIZE = 4
+# Seconds between attempts to listen again, the first and the longest.
+RECONNECT_S = (0.2, 10.0)
 
 
 class ControlDatabase:
@@ -41,6 +47,40 @@ class ControlDatabase:
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+    async def listen(self, channel: str) -> AsyncIterator[str | None]:
+        """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some."""
+        pause = RECONNECT_S[0]
+        while True:
+            try:
+                async with aclosing(self._listen_once(channel)) as payloads:
+                    async for payload in payloads:
+                        pause = RECONNECT_S[0]
+                        yield payload
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, AgentDBError) as error:
+                log.warning("notifications interrupted", error=type(error).__name__)
+            await anyio.sleep(pause)
+            pause = min(RECONNECT_S[1], 2 * pause)
+
+    async def _listen_once(self, channel: str) -> AsyncIterator[str | None]:
+        await self._open()  # brings the tables up to date
+        send, receive = anyio.create_memory_object_stream[str](1000)
+        connection = await asyncpg.connect(
+            self._uri.reveal(),
+            timeout=CONNECT_TIMEOUT_S,
+            statement_cache_size=0,
+            server_settings={"application_name": "agentdb-mcp listener"},
+        )
+        try:
+            connection.add_termination_listener(lambda _: send.close())
+            await connection.add_listener(channel, lambda *notice: _offer(send, notice[3]))
+            yield None
+            async for payload in receive:
+                yield payload
+        finally:
+            send.close()
+            receive.close()
+            connection.terminate()
 
     async def _open(self) -> asyncpg.Pool:
         async with self._opening:
@@ -70,6 +110,16 @@ class ControlDatabase:
             with anyio.move_on_after(2):
                 await self._pool.close()
             self._pool.terminate()
+
+
+def _offer(send: MemoryObjectSendStream[str], payload: str) -> None:
+    """A listener that is a thousand notices behind begins anew."""
+    try:
+        send.send_nowait(payload)
+    except anyio.WouldBlock:
+        send.close()
+    except anyio.ClosedResourceError:
+        pass
 
 
 def control_error(error: BaseException) -> AgentDBError:
