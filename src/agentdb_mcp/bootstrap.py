@@ -106,7 +106,7 @@ async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provide
         register_secret(settings.provider_url)
         config = PostgresConfig(settings.provider_url)
     elif settings.neon:
-        config = NeonConfig(settings.neon_api_host, settings.neon, float(policy.prices.compute_size_cu))
+        config = NeonConfig(settings.neon_api_host, settings.neon, float(policy.compute.max_cu))
     else:
         yield None
         return
@@ -126,8 +126,8 @@ def _policy(settings: Settings) -> Policy:
 
 
 def _meter(policy: Policy) -> Meter:
-    prices = policy.prices
-    return Meter(prices.compute_size_cu, prices.compute_per_cu_hour, prices.suspend_timeout_s)
+    compute = policy.compute
+    return Meter(compute.max_cu, policy.prices.compute_per_cu_hour, compute.suspend_timeout_s)
 
 
 def _cipher(settings: Settings) -> Cipher | None:

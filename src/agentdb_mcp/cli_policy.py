@@ -22,7 +22,7 @@ def check(file: Path) -> None:
     from agentdb_mcp.policy import load_policy
 
     found = load_policy(file)
-    print(f"{file}: policy {found.name}, version {found.version}, is valid.")
+    print(f"{file}: policy {found.name}, version {found.version}, prices {found.prices.version}, is valid.")
 
 
 @policy.command("explain")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
@@ -63,8 +63,12 @@ def _kinds(value: object) -> object:
 
 
 Dollars = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, decimal_places=_PRICE_DECIMALS)]
-Size = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=56)]
+Size = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=56, decimal_places=3)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Names = Annotated[
+    frozenset[Text], BeforeValidator(lambda value: frozenset(value) if isinstance(value, list) else value)
+]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
 Cents = Annotated[int, Field(ge=0)]
 
@@ -87,8 +91,14 @@ class BudgetThresholds(_Section):
         return self
 
 
+class Organizations(_Section):
+    """Tiers whose projects belong to the paid organization."""
+
+    paid_tiers: Names
+
+
 class PriceBook(_Section):
-    """Dollars, with a version and a date; the largest compute size decides what a second can cost."""
+    """Dollars, with a date; the version is the name that the policy gives the book."""
 
     version: Text
     date: datetime.date
@@ -99,14 +109,47 @@ class PriceBook(_Section):
     egress_per_gb: Dollars
     egress_free_gb: Annotated[int, Field(ge=0)]
     branch_month: Dollars
-    compute_size_cu: Size
+
+
+def _versioned(books: object) -> object:
+    if not isinstance(books, Mapping):
+        return books
+    for name, book in books.items():
+        if isinstance(book, Mapping) and "version" in book:
+            raise ValueError(f"must not state a version: that of {name} is its name")
+    return {name: {**book, "version": name} if isinstance(book, Mapping) else book for name, book in books.items()}
+
+
+class PricesInUse(_Section):
+    """Which of the price books counts."""
+
+    book: Text
+
+
+class ComputeRules(_Section):
+    """The computes that are provisioned; the largest size decides what a second can cost."""
+
+    max_cu: Size
     suspend_timeout_s: Annotated[int, Field(ge=0)]
+
+    @property
+    def max_mcu(self) -> int:
+        """In milli-CU, exact."""
+        return int(self.max_cu * 1000)
+
+
+class Metering(_Section):
+    """How often usage is stored and looked at, and when the provider's figures are taken for final; seconds."""
+
+    flush_s: Seconds
+    settle_s: Annotated[int, Field(ge=0)]
+    size_sample_s: Seconds
 
 
 class LimitRules(_Section):
     """What one call, one text and one database's connections may use."""
 
-    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    timeout_s: Seconds
     max_rows: Positive
     max_bytes: Positive
     max_sql_bytes: Positive
@@ -115,9 +158,9 @@ class LimitRules(_Section):
     max_statements: Positive
     pool_size: Positive
     connection_limit: Positive
-    idle_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    idle_s: Seconds
     calls_per_window: Annotated[int, Field(ge=0)]
-    window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    window_s: Seconds
     concurrent_calls: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -137,9 +180,7 @@ class Access(_Section):
 class Extensions(_Section):
     """Extensions that CREATE EXTENSION may name."""
 
-    allow: Annotated[
-        frozenset[Text], BeforeValidator(lambda value: frozenset(value) if isinstance(value, list) else value)
-    ]
+    allow: Names
 
 
 class UnknownRule(StrEnum):
@@ -175,11 +216,28 @@ class Policy(_Section):
     version: Text
     tiers: Annotated[Mapping[Text, Cents], Field(min_length=1), AfterValidator(MappingProxyType)]
     budget: BudgetThresholds
-    prices: PriceBook
+    organizations: Organizations
+    prices_in_use: Annotated[PricesInUse, Field(alias="prices")]
+    price_books: Annotated[Mapping[Text, PriceBook], BeforeValidator(_versioned), AfterValidator(MappingProxyType)]
+    compute: ComputeRules
+    metering: Metering
     limits: LimitRules
     access: Access
     extensions: Extensions
     statements: StatementRules
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        if (book := self.prices_in_use.book) not in self.price_books:
+            raise ValueError(_unknown("prices.book", book, self.price_books))
+        for tier in sorted(self.organizations.paid_tiers - self.tiers.keys()):
+            raise ValueError(_unknown("organizations.paid_tiers", tier, self.tiers))
+        return self
+
+    @property
+    def prices(self) -> PriceBook:
+        """The price book in use."""
+        return self.price_books[self.prices_in_use.book]
 
     def with_prices(self, *, compute: str | None = None, storage: str | None = None) -> Policy:
         """The policy with prices from elsewhere, in dollars; ConfigurationError where they are none."""
@@ -187,11 +245,13 @@ class Policy(_Section):
         changed = {key: value for key, value in given.items() if value is not None}
         if not changed:
             return self
+        version = f"{self.prices.version}+env"
         try:
-            prices = PriceBook.model_validate({**self.prices.model_dump(), **changed})
+            prices = PriceBook.model_validate({**self.prices.model_dump(), **changed, "version": version})
         except ValidationError as error:
             raise ConfigurationError(_explain(error, "price override")) from None
-        return self.model_copy(update={"prices": prices})
+        books = MappingProxyType({**self.price_books, version: prices})
+        return self.model_copy(update={"prices_in_use": PricesInUse(book=version), "price_books": books})
 
 
 def to_microcents(dollars: Decimal) -> int:
@@ -207,6 +267,7 @@ def load_policy(path: Path | None) -> Policy:
         own = _read(path)
         if "name" not in own:
             raise ConfigurationError(f"{path}: name is missing")
+        _refuse_changed_books(document, own, path)
         document = _merge(document, own)
     try:
         return Policy.model_validate(document)
@@ -245,12 +306,27 @@ def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _refuse_changed_books(shipped: dict[str, Any], own: dict[str, Any], path: Path) -> None:
+    """A shipped book's name means its figures, wherever they were recorded."""
+    before, after = shipped["price_books"], _merge(shipped, own)["price_books"]
+    for name in before if isinstance(after, dict) else ():
+        if after[name] != before[name]:
+            raise ConfigurationError(f"{path}: price_books.{name} is shipped as it is: give your book another name")
+
+
+def _unknown(key: str, name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"{key} must be of: {', '.join(known)} (got {name}{meant})"
+
+
 def _explain(error: ValidationError, origin: str) -> str:
     return f"{origin}: " + "; ".join(_sentence(detail) for detail in error.errors(include_url=False))
 
 
 def _sentence(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "the policy"
+    path = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    key = path or "the policy"
     bounds = detail.get("ctx", {})
     kind = detail["type"]
     if kind == "extra_forbidden":
@@ -258,12 +334,12 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key} {bounds['error']}"
+        return f"{path} {bounds['error']}".lstrip()
     wanted = {
         "greater_than_equal": f"must be at least {bounds.get('ge')}",
         "greater_than": f"must be more than {bounds.get('gt')}",
         "less_than_equal": f"must be at most {bounds.get('le')}",
-        "decimal_max_places": f"must have at most {_PRICE_DECIMALS} decimals",
+        "decimal_max_places": f"must have at most {bounds.get('decimal_places')} decimals",
         "finite_number": "must be a finite number",
         "int_type": "must be a whole number",
         "float_type": "must be a number",
@@ -274,6 +350,7 @@ def _sentence(detail: ErrorDetails) -> str:
         "frozen_set_type": "must be a list",
         "model_type": "must be a table",
         "mapping_type": "must be a table",
+        "dict_type": "must be a table",
     }.get(kind, detail["msg"])
     return f"{key} {wanted} (got {str(detail['input'])[:60]})"
 
@@ -282,18 +359,32 @@ def _choices(key: str) -> str:
     return ", ".join(UnknownRule if key.endswith("unknown") else AccessMode)
 
 
+_SECTIONS: Mapping[str, type[_Section]] = {
+    "": Policy,
+    "budget": BudgetThresholds,
+    "organizations": Organizations,
+    "prices": PricesInUse,
+    "price_books.NAME": PriceBook,
+    "compute": ComputeRules,
+    "metering": Metering,
+    "limits": LimitRules,
+    "access": Access,
+    "extensions": Extensions,
+    "statements": StatementRules,
+    "statements.STATE": StateRules,
+}
+
+
 def _suggestion(key: str) -> str:
-    """The key that was probably meant, of all keys there are."""
-    sections: tuple[type[_Section], ...] = (
-        Policy,
-        BudgetThresholds,
-        PriceBook,
-        LimitRules,
-        Access,
-        Extensions,
-        StatementRules,
-        StateRules,
-    )
-    known = [name for section in sections for name in section.model_fields]
-    close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """The key that was probably meant, of all keys there are; with its section where only that is wrong."""
+    known = {
+        field.alias or name: section
+        for section, model in _SECTIONS.items()
+        for name, field in model.model_fields.items()
+    }
+    last = key.rpartition(".")[2]
+    close = difflib.get_close_matches(last, known, n=1, cutoff=0.7)
+    if not close:
+        return ""
+    meant = f"{known[last]}.{last}" if last in known else close[0]
+    return f" (did you mean {meant}?)"

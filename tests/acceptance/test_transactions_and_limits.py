@@ -145,7 +145,9 @@ async def spender(
     policy = tmp_path / "dear.toml"
     policy.write_text(
         'name = "dear"\nversion = "1"\n[budget]\npaused_percent = 100000\n'
-        '[prices]\ncompute_per_cu_hour = "14400"\nsuspend_timeout_s = 0\n'
+        '[prices]\nbook = "dear"\n[compute]\nsuspend_timeout_s = 0\n[price_books.dear]\ndate = 2026-11-01\n'
+        'source = "invented"\ncompute_per_cu_hour = "14400"\nstorage_per_gb_month = "0"\nhistory_per_gb_month = "0"\n'
+        'egress_per_gb = "0"\negress_free_gb = 0\nbranch_month = "0"\n'
     )
     environ = tenant("spender", "spending", AGENTDB_POLICY=str(policy))
     async with serve(environ) as server:

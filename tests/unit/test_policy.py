@@ -39,10 +39,77 @@ def test_the_shipped_policy_holds_what_the_documents_promise() -> None:
 def test_prices_are_exact_and_dated() -> None:
     prices = load_policy(None).prices
     assert prices.compute_per_cu_hour == Decimal("0.106")
-    assert prices.compute_size_cu == Decimal("0.25")
+    assert prices.version == "neon-launch-2026-11"
     assert isinstance(prices.date, datetime.date)
     assert to_microcents(prices.compute_per_cu_hour) == 10_600_000
     assert to_microcents(Decimal("0.00000001")) == 1
+
+
+@pytest.mark.parametrize(
+    ("book", "figures"),
+    [
+        ("neon-launch-2026-11", ("0.106", "0.35", "0.20", "0.10", 500, "1.50")),
+        ("neon-scale-2026-11", ("0.222", "0.35", "0.20", "0.10", 500, "1.50")),
+        ("neon-agent-2026-11", ("0.106", "0.35", "0.20", "0.10", 100, "1.50")),
+        ("design-2025", ("0.16", "0.35", "0.35", "0.09", 0, "0")),
+    ],
+)
+def test_a_shipped_price_book_is_used_by_its_name(
+    policy_file: Path, book: str, figures: tuple[str, str, str, str, int, str]
+) -> None:
+    policy_file.write_text(f'name = "mine"\n[prices]\nbook = "{book}"\n', encoding="utf-8")
+    prices = load_policy(policy_file).prices
+    assert prices.version == book
+    compute, storage, history, egress, free_gb, branch = figures
+    assert (prices.compute_per_cu_hour, prices.storage_per_gb_month) == (Decimal(compute), Decimal(storage))
+    assert (prices.history_per_gb_month, prices.branch_month) == (Decimal(history), Decimal(branch))
+    assert (prices.egress_per_gb, prices.egress_free_gb) == (Decimal(egress), free_gb)
+
+
+OWN_BOOK = """
+[price_books.ours]
+date = 2027-01-01
+source = "our contract"
+compute_per_cu_hour = "0.09"
+storage_per_gb_month = "0.30"
+history_per_gb_month = "0.10"
+egress_per_gb = "0.05"
+egress_free_gb = 1000
+branch_month = "1"
+"""
+
+
+def test_a_file_may_bring_a_price_book_of_its_own(policy_file: Path) -> None:
+    policy_file.write_text(f'name = "mine"\n[prices]\nbook = "ours"\n{OWN_BOOK}', encoding="utf-8")
+    policy = load_policy(policy_file)
+    assert (policy.prices.version, policy.prices.source) == ("ours", "our contract")
+    assert policy.prices.compute_per_cu_hour == Decimal("0.09")
+    assert policy.price_books.keys() == {*load_policy(None).price_books, "ours"}
+
+
+def test_a_book_that_is_not_in_use_changes_no_price(policy_file: Path) -> None:
+    policy_file.write_text(f'name = "mine"\n{OWN_BOOK}', encoding="utf-8")
+    assert load_policy(policy_file).prices == load_policy(None).prices
+
+
+def test_the_demo_is_dear_and_sleeps_at_once() -> None:
+    demo = load_policy(default_path().with_name("demo.toml"))
+    assert (demo.prices.version, demo.prices.compute_per_cu_hour) == ("demo", Decimal(14400))
+    assert demo.compute.suspend_timeout_s == 0
+
+
+def test_computes_metering_and_organizations_are_what_is_provisioned_and_measured_by() -> None:
+    policy = load_policy(None)
+    assert (policy.compute.max_cu, policy.compute.max_mcu) == (Decimal("0.25"), 250)
+    assert policy.compute.suspend_timeout_s == 300
+    assert (policy.metering.flush_s, policy.metering.settle_s, policy.metering.size_sample_s) == (5, 5400, 60)
+    assert policy.organizations.paid_tiers == {"paid", "enterprise"}
+
+
+def test_a_tier_of_the_files_own_may_be_paid(policy_file: Path) -> None:
+    text = 'name = "mine"\n[tiers]\nteam = 4000\n[organizations]\npaid_tiers = ["team"]\n'
+    policy_file.write_text(text, encoding="utf-8")
+    assert load_policy(policy_file).organizations.paid_tiers == {"team"}
 
 
 def test_rules_are_found_by_state() -> None:
@@ -103,20 +170,33 @@ def test_a_policy_cannot_be_changed() -> None:
             "budget must rise: warning_percent, exceeded_percent, paused_percent",
         ),
         (
-            "[prices]\nbranch_month = 1.5",
-            'prices.branch_month must be a decimal number in quotes, such as "0.106"',
-        ),
-        ('[prices]\nbranch_month = "x"', 'prices.branch_month must be a decimal number, such as "0.106"'),
-        ('[prices]\nbranch_month = "-1"', "prices.branch_month must be at least 0 (got -1)"),
-        ('[prices]\nbranch_month = "inf"', "prices.branch_month must be a finite number (got Infinity)"),
-        (
-            '[prices]\nbranch_month = "0.000000001"',
-            "prices.branch_month must have at most 8 decimals (got 0.000000001)",
+            '[prices]\nbook = "neon-lunch-2026-11"',
+            (
+                "prices.book must be of: neon-launch-2026-11, neon-scale-2026-11, neon-agent-2026-11, design-2025"
+                " (got neon-lunch-2026-11; did you mean neon-launch-2026-11?)"
+            ),
         ),
         (
-            '[prices]\ndate = "soon"',
-            "prices.date must be a date, such as 2026-01-31 (got soon)",
+            '[prices]\nbranch_month = "1.5"',
+            "prices.branch_month is not a known key (did you mean price_books.NAME.branch_month?)",
         ),
+        (
+            '[price_books.design-2025]\nbranch_month = "1.5"',
+            "price_books.design-2025 is shipped as it is: give your book another name",
+        ),
+        ("[price_books]\ndesign-2025 = 1", "price_books.design-2025 is shipped as it is: give your book another name"),
+        (f'{OWN_BOOK}\nversion = "2"', "price_books must not state a version: that of ours is its name"),
+        ("price_books = 1", "price_books must be a table (got 1)"),
+        ("[price_books]\nours = 1", "price_books.ours must be a table (got 1)"),
+        ("prices = 1", "prices must be a table (got 1)"),
+        (
+            '[organizations]\npaid_tiers = ["payed"]',
+            "organizations.paid_tiers must be of: free, paid, enterprise (got payed; did you mean paid?)",
+        ),
+        ("[metering]\nflush_s = 0", "metering.flush_s must be more than 0.0 (got 0)"),
+        ("[metering]\nsettle_s = -1", "metering.settle_s must be at least 0 (got -1)"),
+        ('[compute]\nmax_cu = "0.0001"', "compute.max_cu must have at most 3 decimals (got 0.0001)"),
+        ("[compute]\nsuspend_timeout_s = -1", "compute.suspend_timeout_s must be at least 0 (got -1)"),
         ('[access]\nmode = "open"', "access.mode must be one of: unrestricted, restricted (got open)"),
         (
             '[statements.ok]\nunknown = "maybe"',
@@ -128,6 +208,26 @@ def test_a_policy_cannot_be_changed() -> None:
 )
 def test_a_mistake_is_named_by_file_and_key(policy_file: Path, text: str, message: str) -> None:
     assert refusal(policy_file, f'name = "mine"\n{text}\n') == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("1.5", 'must be a decimal number in quotes, such as "0.106"'),
+        ('"x"', 'must be a decimal number, such as "0.106"'),
+        ('"-1"', "must be at least 0 (got -1)"),
+        ('"inf"', "must be a finite number (got Infinity)"),
+        ('"0.000000001"', "must have at most 8 decimals (got 0.000000001)"),
+    ],
+)
+def test_a_price_is_a_decimal_in_quotes(policy_file: Path, given: str, message: str) -> None:
+    book = OWN_BOOK.replace('branch_month = "1"', f"branch_month = {given}")
+    assert refusal(policy_file, f'name = "mine"\n{book}') == f"price_books.ours.branch_month {message}"
+
+
+def test_a_book_is_dated(policy_file: Path) -> None:
+    message = refusal(policy_file, f'name = "mine"\n{OWN_BOOK.replace("2027-01-01", repr("soon"))}')
+    assert message == "price_books.ours.date must be a date, such as 2026-01-31 (got soon)"
 
 
 @pytest.mark.parametrize("kind", ["unknown", "everything", "READ"])
@@ -170,6 +270,9 @@ def test_prices_can_be_overridden() -> None:
     policy = load_policy(None)
     prices = policy.with_prices(compute="0.16").prices
     assert (prices.compute_per_cu_hour, prices.storage_per_gb_month) == (Decimal("0.16"), Decimal("0.35"))
+    assert prices.version == "neon-launch-2026-11+env"
+    assert prices.date == policy.prices.date
+    assert policy.prices.compute_per_cu_hour == Decimal("0.106")
     assert policy.with_prices() is policy
 
 
