@@ -1,6 +1,6 @@
 """What databases cost and what that means for a user's month. Pure: integers in, integers out; no I/O, no clock."""
 
-from agentdb_mcp.costs.budget import current_period_start, period_end, state_of
+from agentdb_mcp.costs.budget import period_of, state_of
 from agentdb_mcp.costs.meter import Batch, Meter, SpanMeter
 from agentdb_mcp.costs.pricing import (
     FOREVER_US,
@@ -27,8 +27,7 @@ __all__ = [
     "breakdown",
     "compute_microcents",
     "cost_microcents",
-    "current_period_start",
-    "period_end",
+    "period_of",
     "state_of",
     "to_cents",
 ]
