@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 _HOUR_US = 3_600_000_000
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Secret:
@@ -237,6 +241,20 @@ class Quantities:
 
     def __sub__(self, other: Quantities) -> Quantities:
         return self + -other
+
+
+@dataclass(frozen=True, slots=True)
+class Activity(Generic[Key]):
+    """When one meter saw a database awake in one hour, in microseconds since the epoch.
+
+    The receiver keeps the union of all spans, and for each meter, key and hour the greatest `sent_bytes_total` (a
+    running total), so that storing the same again, or late, changes nothing.
+    """
+
+    key: Key
+    hour_start_us: int
+    spans: tuple[tuple[int, int], ...]
+    sent_bytes_total: int = 0
 
 
 def _whole(amount: Decimal | None, unit: int, more: Decimal | None = None) -> int:

@@ -108,7 +108,7 @@ async def test_a_valid_file_is_named_with_its_policy(command: CommandFactory, wr
         ('name = "x"\n[limits]\nmax_rows = 0\n', "limits.max_rows must be at least 1 (got 0)"),
         ('name = "x"\n[statements.ok]\nunknown = "maybe"\n', "statements.ok.unknown must be one of"),
         ('name = "x"\n[statements.paused]\nallow = ["reed"]\n', "statements.paused.allow may hold"),
-        ('name = "x"\n[price_books.y]\nbranch_month = 0.1\n', "price_books.y.branch_month must be a decimal"),
+        ('name = "x"\n[price_books.y]\ndate = 1\n', "price_books.y.date must be a date"),
         ('name = "x"\n[prices]\nbook = "y"\n', "prices.book must be of: neon-launch-2026-11, "),
         ('name = "x"\n[budget]\npaused_percent = 50\n', "budget must rise"),
         ("[tiers]\nfree = 1\n", "name is missing"),

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
-from agentdb_mcp.costs import period_end
+from agentdb_mcp.costs import period_of
 from agentdb_mcp.models import BudgetState, Scope, Secret
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore
@@ -24,6 +24,10 @@ COUNT_PERIODS = """
     CREATE TRIGGER count_begun AFTER UPDATE OF current_period_start ON user_db_budget FOR EACH ROW
         EXECUTE FUNCTION count_begun();
 """
+
+
+def period_end(start: datetime) -> datetime:
+    return period_of(start, start)[1]
 
 
 @pytest.fixture

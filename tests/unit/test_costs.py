@@ -1,9 +1,7 @@
-"""Usage × price, what a total means, and when a period ends: exact figures, and laws that hold for all of them."""
+"""Usage × price and what a total means: exact figures, and laws that hold for all of them."""
 
 from __future__ import annotations
 
-import calendar
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -11,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdb_mcp.costs import compute_microcents, period_end, state_of
+from agentdb_mcp.costs import compute_microcents, state_of
 from agentdb_mcp.models import BudgetState
 
 HOUR_US = 3_600_000_000
@@ -137,38 +135,3 @@ def test_a_state_is_judged_without_rounding(used: int, limit: int) -> None:
         BudgetState.OK,
     )
     assert state_of(used, limit, **THRESHOLDS) is expected
-
-
-@pytest.mark.parametrize(
-    ("start", "end"),
-    [
-        ("2026-01-15", "2026-02-15"),
-        ("2026-01-31", "2026-02-28"),
-        ("2024-01-31", "2024-02-29"),
-        ("2024-02-29", "2024-03-29"),
-        ("2026-03-31", "2026-04-30"),
-        ("2026-12-31", "2027-01-31"),
-        ("2100-01-30", "2100-02-28"),
-        ("2000-01-30", "2000-02-29"),
-    ],
-)
-def test_a_period_ends_a_month_later_or_on_the_months_last_day(start: str, end: str) -> None:
-    assert period_end(datetime.fromisoformat(start)) == datetime.fromisoformat(end)
-
-
-@pytest.mark.parametrize("year", [2023, 2024, 2100, 2000])
-@pytest.mark.parametrize("month", range(1, 13))
-def test_from_every_day_of_every_month_the_period_ends_in_the_next_one(year: int, month: int) -> None:
-    following = month % 12 + 1
-    for day in range(1, calendar.monthrange(year, month)[1] + 1):
-        end = period_end(datetime(year, month, day, tzinfo=UTC))
-        length = calendar.monthrange(end.year, following)[1]
-        assert (end.month, end.day) == (following, min(day, length))
-        assert end.year == year + (month == 12)
-
-
-@given(st.integers(0, 250_000_000_000_000_000).map(lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(0, 0, us)))
-def test_a_period_keeps_the_time_of_day_and_the_zone(start: datetime) -> None:
-    end = period_end(start)
-    assert end.timetz() == start.timetz()
-    assert timedelta(days=28) <= end - start <= timedelta(days=31)

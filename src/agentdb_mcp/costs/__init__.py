@@ -1,7 +1,7 @@
 """What databases cost and what that means for a user's month. Pure: integers in, integers out; no I/O, no clock."""
 
-from agentdb_mcp.costs.budget import current_period_start, period_end, state_of
-from agentdb_mcp.costs.meter import Meter
+from agentdb_mcp.costs.budget import period_of, state_of
+from agentdb_mcp.costs.meter import Batch, Meter, SpanMeter
 from agentdb_mcp.costs.pricing import (
     FOREVER_US,
     MICROCENTS_PER_CENT,
@@ -12,20 +12,22 @@ from agentdb_mcp.costs.pricing import (
     cost_microcents,
 )
 from agentdb_mcp.costs.shares import to_cents
-from agentdb_mcp.models import Quantities
+from agentdb_mcp.models import Activity, Quantities
 
 __all__ = [
     "FOREVER_US",
     "MICROCENTS_PER_CENT",
+    "Activity",
+    "Batch",
     "Meter",
     "Prices",
     "Quantities",
+    "SpanMeter",
     "affordable_us",
     "breakdown",
     "compute_microcents",
     "cost_microcents",
-    "current_period_start",
-    "period_end",
+    "period_of",
     "state_of",
     "to_cents",
 ]

@@ -22,17 +22,17 @@ def state_of(
     return BudgetState.OK
 
 
-def period_end(start: datetime) -> datetime:
-    """One month later on the same day, or on the month's last day where it is shorter."""
-    return _months_after(start, 1)
+def period_of(anchor: datetime, now: datetime) -> tuple[datetime, datetime]:
+    """Start and end of the period that `now` is in, both in the anchor's zone; the end belongs to the next one.
 
-
-def current_period_start(start: datetime, now: datetime) -> datetime:
-    """When the period that `now` is in began, counting months on from `start`, the anchor's day kept."""
-    months = 0
-    while now >= _months_after(start, months + 1):
-        months += 1
-    return _months_after(start, months) if months else start
+    Periods begin on the anchor's day and time of every month, or on the last day of a month that is shorter. None is
+    before the anchor, so that a clock that is a little behind the anchor's does not open one.
+    """
+    now = max(now.astimezone(anchor.tzinfo), anchor)
+    months = (now.year - anchor.year) * 12 + now.month - anchor.month
+    if _months_after(anchor, months) > now:
+        months -= 1
+    return _months_after(anchor, months), _months_after(anchor, months + 1)
 
 
 def _months_after(start: datetime, months: int) -> datetime:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from agentdb_mcp.costs import MICROCENTS_PER_CENT, Meter, current_period_start, period_end, state_of
+from agentdb_mcp.costs import MICROCENTS_PER_CENT, Meter, period_of, state_of
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import BudgetReport, BudgetState, DatabaseCost, Scope
@@ -85,7 +85,7 @@ class Usage:
         tier = next(iter(self._policy.tiers))
         now = datetime.now(UTC)
         limit = self._limit_microcents(tier, None)
-        return BudgetReport(limit, 0, self._state(0, limit), _iso(now), _iso(period_end(now)), tier)
+        return BudgetReport(limit, 0, self._state(0, limit), _iso(now), _iso(period_of(now, now)[1]), tier)
 
     async def knows(self, user_id: str) -> bool:
         """Whether there is such a user yet."""
@@ -130,7 +130,7 @@ class Usage:
     async def _read(self, user_id: str) -> _Snapshot:
         await self.flush()
         budget = await self._budgets.ensure(user_id)
-        if (start := current_period_start(budget.period_start, datetime.now(UTC))) != budget.period_start:
+        if (start := period_of(budget.period_start, datetime.now(UTC))[0]) != budget.period_start:
             await self._budgets.reset_period(user_id, start=start, before=budget.period_start)
             budget = await self._budgets.ensure(user_id)
         rows = await self._databases.of_user(user_id)
@@ -143,7 +143,7 @@ class Usage:
             used_microcents=used,
             state=state,
             period_start=_iso(budget.period_start),
-            period_end=_iso(period_end(budget.period_start)),
+            period_end=_iso(period_of(budget.period_start, budget.period_start)[1]),
             tier=budget.tier,
             by_database=tuple(
                 DatabaseCost(
