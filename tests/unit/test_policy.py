@@ -162,6 +162,7 @@ def test_a_policy_cannot_be_changed() -> None:
         ("[limits]\ntimeout_s = 0", "limits.timeout_s must be more than 0.0 (got 0)"),
         ("[limits]\ntimeout_s = nan", "limits.timeout_s must be a finite number (got nan)"),
         ("[limits]\nmax_row = 1", "limits.max_row is not a known key (did you mean max_rows?)"),
+        ("[limits]\ntiers = 1", "limits.tiers is not a known key (did you mean tiers?)"),
         ("[limits]\npool_size = 41", "limits pool_size must not be larger than connection_limit"),
         ("limits = 1", "limits must be a table (got 1)"),
         ("[tiers]\nfree = -1", "tiers.free must be at least 0 (got -1)"),

@@ -1,0 +1,19 @@
+"""`policies/*.toml` → typed, validated rules: tiers, budget, prices, limits, what may run in which state.
+
+A file states what differs from the shipped `default.toml`; everything else is taken from there.
+"""
+
+from agentdb_mcp.policy.files import default_path, load_policy
+from agentdb_mcp.policy.rules import Policy
+from agentdb_mcp.policy.sections import LimitRules, PriceBook, StateRules, UnknownRule, to_microcents
+
+__all__ = [
+    "LimitRules",
+    "Policy",
+    "PriceBook",
+    "StateRules",
+    "UnknownRule",
+    "default_path",
+    "load_policy",
+    "to_microcents",
+]
