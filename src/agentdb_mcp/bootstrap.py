@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from agentdb_mcp.costs import Meter
+from agentdb_mcp.costs import SpanMeter
 from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.execution import Pools, PoolSettings
@@ -16,11 +16,25 @@ from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
-from agentdb_mcp.services import Databases, Lifecycle, Provisioning, Queries, Reconcile, Usage
+from agentdb_mcp.services import (
+    Budgets,
+    Clock,
+    Databases,
+    Lifecycle,
+    Metering,
+    Pausing,
+    Provisioning,
+    Queries,
+    Reconcile,
+    Sync,
+    Usage,
+    utc_now,
+)
 from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.services.reconcile import SETTLED_S
+from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.settings import Settings
-from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, SimVariables
+from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, LedgerStore, SimVariables
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +45,22 @@ class Managed:
     usage: Usage
     lifecycle: Lifecycle
     provider: Provider | None
+    policy: Policy
 
     def reconcile(self, *, settled_s: float = SETTLED_S) -> Reconcile:
         """Raises ConfigurationError where there is no provider to compare with."""
+        return Reconcile(self.lifecycle.provisioning, self._provider(), settled_s)
+
+    def sync(self) -> Sync:
+        """Raises ConfigurationError where there is no provider to ask."""
+        usage = self.usage
+        databases = self.lifecycle.databases
+        return Sync(self.policy, self._provider(), databases, usage.ledger, usage.budgets, usage.pausing, usage.clock)
+
+    def _provider(self) -> Provider:
         if self.provider is None:
             raise ConfigurationError("Nothing makes databases here.", hint="Set NEON_API_KEY or AGENTDB_PROVIDER_URL.")
-        return Reconcile(self.lifecycle.provisioning, self.provider, settled_s)
+        return self.provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +87,13 @@ class Application:
 
 
 @asynccontextmanager
-async def open_application(settings: Settings, *, migrate: bool = True) -> AsyncIterator[Application]:
-    """Build the services; opens no connection. At the end everything is flushed and closed."""
+async def open_application(
+    settings: Settings, *, migrate: bool = True, clock: Clock = utc_now
+) -> AsyncIterator[Application]:
+    """Build the services; opens no connection. At the end everything is flushed and closed.
+
+    `clock` is what periods and metering go by.
+    """
     policy = _policy(settings)
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
@@ -80,17 +109,18 @@ async def open_application(settings: Settings, *, migrate: bool = True) -> Async
         stack.push_async_callback(_shielded, control.close)
         provider = await stack.enter_async_context(_provider(settings, policy))
         identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
-        usage = Usage(policy, _meter(policy), databases, budgets, identity)
-        stack.push_async_callback(_shielded, usage.flush)
-        flushing = await stack.enter_async_context(anyio.create_task_group())
-        flushing.start_soon(usage.keep_flushing)
-        stack.callback(flushing.cancel_scope.cancel)
+        usage = _usage(policy, control, databases, budgets, identity, provider, clock)
+        stack.push_async_callback(_shielded, usage.budgets.flush)
+        background = await stack.enter_async_context(anyio.create_task_group())
+        background.start_soon(usage.budgets.keep, usage.pausing.follow)
+        background.start_soon(usage.budgets.keep_listening)
+        stack.callback(background.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit)
         resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
         lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)
-        yield Application(
-            settings, policy, Queries(policy, resolver, pools, usage), Managed(control, usage, lifecycle, provider)
-        )
+        spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
+        managed = Managed(control, usage, lifecycle, provider, policy)
+        yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
 
 
 async def _shielded(close: object) -> None:
@@ -125,9 +155,20 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _meter(policy: Policy) -> Meter:
-    compute = policy.compute
-    return Meter(compute.max_cu, policy.prices.compute_per_cu_hour, compute.suspend_timeout_s)
+def _usage(
+    policy: Policy,
+    control: ControlDatabase,
+    databases: DatabaseStore,
+    store: BudgetStore,
+    identity: IdentityStore,
+    provider: Provider | None,
+    clock: Clock,
+) -> Usage:
+    ledger = LedgerStore(control)
+    meter: SpanMeter[str] = SpanMeter(policy.compute.suspend_timeout_s * 1_000_000)
+    metering = Metering(meter, ledger, clock, policy.metering.size_sample_s)
+    budgets = Budgets(policy, metering, ledger, store)
+    return Usage(policy, budgets, store, ledger, identity, Pausing(provider, databases, store, budgets), clock)
 
 
 def _cipher(settings: Settings) -> Cipher | None:

@@ -239,8 +239,8 @@ async def _budget(research: Agent, stack: LocalStack) -> None:
     await research.call("asks what is left", "get_budget", lambda answer: answer["remaining_cents"] == 0)
     async with open_application(load_settings(_environ(stack))) as application:
         report = await application.managed().usage.reset(USER)
-    story.step("platform", "starts a new period", f"the budget is {report.state}")
-    await anyio.sleep(1.1)  # servers read totals once a second
+    story.step("platform", "starts a new period, which it tells every server", f"the budget is {report.state}")
+    await research.call("asks what is left", "get_budget", lambda answer: answer["state"] == "ok")
     await research.call(
         "writes again",
         "execute_sql",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -286,7 +286,10 @@ class Ownership(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BudgetReport:
-    """A user's month: integers in micro-cents, by database name."""
+    """A user's month: integers in micro-cents, by database name.
+
+    `committed_microcents` is what stored data will cost until the period ends if it stays as large as it is.
+    """
 
     limit_microcents: int
     used_microcents: int
@@ -295,11 +298,27 @@ class BudgetReport:
     period_end: str
     tier: str
     by_database: tuple[DatabaseCost, ...] = field(default=())
+    committed_microcents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseCost:
+    """`cents` of all databases of a report sum to its total in cents."""
+
     scope: Scope
     name: str
     cost_microcents: int
     workspace_id: str | None = None
+    cents: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DayCost:
+    """What one database cost on one day (UTC)."""
+
+    day: date
+    database: DatabaseCost
+
+    def in_cents(self, cents: int) -> DayCost:
+        return replace(self, database=replace(self.database, cents=cents))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import anyio
 import asyncpg
@@ -330,11 +331,12 @@ async def test_a_deletion_that_fails_keeps_the_user_and_succeeds_when_it_is_repe
 
 
 async def test_a_user_deleted_while_a_server_of_theirs_runs_is_a_clear_error_there(
-    open_with: Opener, lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch, user: str, workspace: str
+    open_with: Opener, lifecycle: Lifecycle, tmp_path: Path, user: str, workspace: str
 ) -> None:
-    monkeypatch.setattr("agentdb_mcp.services.usage.REFRESH_S", 0.0)
+    quick = tmp_path / "quick.toml"
+    quick.write_text('name = "quick"\n[metering]\nflush_s = 0.01\n')
     tenant = Tenant(user, workspace)
-    in_use = await open_with()
+    in_use = await open_with(AGENTDB_POLICY=str(quick))
     await query(in_use, tenant, Scope.AGENT, "SELECT 1")
     await lifecycle.delete_user(user)
     for _ in range(2):

@@ -1,81 +1,22 @@
-"""Usage × price and what a total means: exact figures, and laws that hold for all of them."""
+"""What a total means, and which statement a budget still pays for."""
 
 from __future__ import annotations
 
-from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdb_mcp.costs import compute_microcents, state_of
+from agentdb_mcp.costs import FOREVER_US, Lines, Position, Prices, Quantities, admit, cost_microcents
+from agentdb_mcp.costs import state_of as state_of_position
 from agentdb_mcp.models import BudgetState
 
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
-
-microseconds = st.integers(0, 31 * DAY_US)
-sizes = st.sampled_from([Decimal(text) for text in ("0.25", "0.5", "1", "2", "7", "56")])
-prices = st.decimals(0, 10, places=8)
-
-
-def exact(active_us: int, size: Decimal, price: Decimal) -> Fraction:
-    """Micro-cents without any rounding."""
-    return Fraction(active_us) * Fraction(size) * Fraction(price) * 100_000_000 / HOUR_US
-
-
-@pytest.mark.parametrize(
-    ("active_us", "size", "price", "microcents"),
-    [
-        pytest.param(0, "0.25", "0.106", 0, id="nothing ran"),
-        pytest.param(HOUR_US, "1", "0.106", 10_600_000, id="one CU-hour is the price itself"),
-        pytest.param(HOUR_US, "0.25", "0.106", 2_650_000, id="a quarter of it"),
-        pytest.param(300_000_000, "0.25", "0.106", 220_833, id="one suspend time-out"),
-        pytest.param(730 * HOUR_US, "0.25", "0.106", 1_934_500_000, id="a month always on is about $19.35"),
-        pytest.param(HOUR_US, "56", "0", 0, id="a price of nothing"),
-        pytest.param(1, "0.25", "0.106", 0, id="a microsecond rounds to nothing"),
-    ],
-)
-def test_compute_costs_what_the_price_book_says(active_us: int, size: str, price: str, microcents: int) -> None:
-    assert compute_microcents(active_us, Decimal(size), Decimal(price)) == microcents
-
-
-@given(microseconds, sizes, prices)
-def test_a_cost_is_the_exact_product_rounded_once(active_us: int, size: Decimal, price: Decimal) -> None:
-    assert compute_microcents(active_us, size, price) == round(exact(active_us, size, price))
-
-
-@given(microseconds, microseconds, sizes, prices)
-def test_more_time_never_costs_less(one: int, other: int, size: Decimal, price: Decimal) -> None:
-    less, more = sorted((one, other))
-    assert compute_microcents(less, size, price) <= compute_microcents(more, size, price)
-
-
-@given(microseconds, sizes, prices, prices)
-def test_a_higher_price_never_costs_less(active_us: int, size: Decimal, one: Decimal, other: Decimal) -> None:
-    less, more = sorted((one, other))
-    assert compute_microcents(active_us, size, less) <= compute_microcents(active_us, size, more)
-
-
-@given(st.lists(microseconds, min_size=1, max_size=20), sizes, prices)
-def test_parts_add_up_to_the_whole_but_for_half_a_microcent_each(
-    parts: list[int], size: Decimal, price: Decimal
-) -> None:
-    whole = compute_microcents(sum(parts), size, price)
-    added = sum(compute_microcents(part, size, price) for part in parts)
-    assert abs(added - whole) <= (len(parts) + 1) / 2
-
-
-def test_many_small_uses_are_not_rounded_away_to_one_side() -> None:
-    """Half-even: a cost of half a micro-cent goes up as often as down."""
-    halves = [us for us in range(1, 2_000_000) if us * 2 % 144 == 72][:1000]
-    size, price = Decimal("0.25"), Decimal("1.00")
-    added = sum(compute_microcents(us, size, price) for us in halves)
-    assert abs(added - sum(exact(us, size, price) for us in halves)) <= 1
-
-
 THRESHOLDS = {"warning_percent": 80, "exceeded_percent": 100, "paused_percent": 110}
+
+
+def state_of(used: int, limit: int, **percents: int) -> BudgetState:
+    return state_of_position(Position(used), Lines.of(limit, **percents))
 
 
 @pytest.mark.parametrize(
@@ -96,8 +37,8 @@ def test_a_state_begins_exactly_at_its_share_of_the_limit(used: int, state: Budg
 
 
 @pytest.mark.parametrize("used", [0, 1, 10**12])
-def test_a_limit_of_nothing_is_exceeded_from_the_start_and_lets_reads_go_on(used: int) -> None:
-    assert state_of(used, 0, **THRESHOLDS) is BudgetState.EXCEEDED
+def test_a_limit_of_nothing_pays_for_nothing(used: int) -> None:
+    assert state_of(used, 0, **THRESHOLDS) is BudgetState.PAUSED
 
 
 def test_thresholds_that_coincide_skip_the_states_between_them() -> None:
@@ -135,3 +76,89 @@ def test_a_state_is_judged_without_rounding(used: int, limit: int) -> None:
         BudgetState.OK,
     )
     assert state_of(used, limit, **THRESHOLDS) is expected
+
+
+SECOND = 1_000_000
+TAIL = 300 * SECOND
+MCU = 250
+PRICES = Prices(10_600_000, 35_000_000, 20_000_000, 10_000_000, 500 * 10**9, 150_000_000)
+LINES = Lines.of(200_000_000, **THRESHOLDS)
+# What a quarter of a CU costs, awake for so long.
+TAIL_COST = 220_833
+
+
+def running(
+    position: Position, *, wanted_s: int = 15, awake_s: int | None = None, lines: Lines = LINES, prices: Prices = PRICES
+) -> tuple[BudgetState, int, bool]:
+    """State, whole seconds and whether space may only be given back; asleep unless awake for some seconds more."""
+    spare = -TAIL if awake_s is None else awake_s * SECOND - TAIL
+    grant = admit(
+        position, lines, prices, MCU, wanted_us=wanted_s * SECOND, least_us=min(wanted_s, 1) * SECOND, spare_us=spare
+    )
+    return grant.state, grant.us // SECOND, grant.reclaim_only
+
+
+def test_a_budget_with_room_pays_for_what_is_wanted() -> None:
+    assert running(Position(0)) == (BudgetState.OK, 15, False)
+    assert running(Position(160_000_000)) == (BudgetState.WARNING, 15, False)
+
+
+def test_the_last_of_a_budget_pays_for_as_long_as_it_lasts_the_suspend_timeout_included() -> None:
+    seven = TAIL_COST + 7 * 737
+    assert running(Position(200_000_000 - seven)) == (BudgetState.WARNING, 7, False)
+    assert running(Position(200_000_000 - TAIL_COST)) == (BudgetState.EXCEEDED, 15, False)
+
+
+def test_a_compute_that_is_awake_already_costs_only_what_is_added() -> None:
+    left = 200_000_000 - 5 * 737
+    assert running(Position(left), awake_s=300) == (BudgetState.WARNING, 5, False)
+    assert running(Position(left), awake_s=305) == (BudgetState.WARNING, 10, False)
+    assert running(Position(left), awake_s=200)[0] is BudgetState.EXCEEDED
+
+
+def test_what_others_reserved_is_not_there() -> None:
+    position = Position(200_000_000 - 2 * TAIL_COST, reserved=TAIL_COST + 5_000)
+    assert running(position)[0] is BudgetState.EXCEEDED
+    assert running(Position(220_000_000 - TAIL_COST, reserved=1)) == (BudgetState.PAUSED, 0, False)
+
+
+def test_data_that_will_use_the_budget_up_may_be_removed_and_nothing_else() -> None:
+    assert running(Position(1_000_000, committed=159_000_000))[0] is BudgetState.WARNING
+    assert running(Position(1_000_000, committed=199_000_000)) == (BudgetState.EXCEEDED, 15, False)
+    assert running(Position(1_000_000, committed=220_000_000)) == (BudgetState.EXCEEDED, 15, True)
+    assert running(Position(220_000_000, committed=1)) == (BudgetState.PAUSED, 0, False)
+
+
+def test_what_is_free_of_charge_runs_as_long_as_it_likes() -> None:
+    free = Prices(0, 0, 0, 0, 0, 0)
+    assert running(Position(0), prices=free) == (BudgetState.OK, 15, False)
+    assert running(Position(199_999_999), prices=free, wanted_s=FOREVER_US // SECOND // 2)[0] is BudgetState.WARNING
+
+
+@given(
+    st.integers(0, 250_000_000),
+    st.integers(0, 50_000_000),
+    st.integers(0, 50_000_000),
+    st.integers(1, 900),
+    st.integers(0, 600),
+)
+def test_nothing_that_is_granted_takes_a_budget_over_its_line(
+    used: int, committed: int, reserved: int, wanted_s: int, awake_s: int
+) -> None:
+    grant = admit(
+        Position(used, committed, reserved),
+        LINES,
+        PRICES,
+        MCU,
+        wanted_us=wanted_s * SECOND,
+        least_us=SECOND,
+        spare_us=awake_s * SECOND - TAIL,
+    )
+    assert 0 <= grant.us <= wanted_s * SECOND
+    added = cost_microcents(Quantities(compute_mcu_us=max(0, grant.us + TAIL - awake_s * SECOND) * MCU), PRICES)
+    if grant.state in {BudgetState.OK, BudgetState.WARNING}:
+        assert added == 0 or used + committed + reserved + added <= LINES.exceeded
+    elif grant.state is BudgetState.EXCEEDED:
+        assert added == 0 or used + (0 if grant.reclaim_only else committed) + reserved + added <= LINES.paused
+    else:
+        assert grant.us == 0

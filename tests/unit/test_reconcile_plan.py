@@ -32,7 +32,7 @@ def entry(
     row = DatabaseRow(
         id="r", scope=Scope.AGENT, owner_id="w", user_id="u", project_name="agent-w", status=status,
         ownership=ownership, access_mode=AccessMode.UNRESTRICTED, project_id=project_id, branch_id=None, uri=None,
-        database_name=None, role_name=None, generation=1, fence=1, cost_microcents=0,
+        database_name=None, role_name=None, generation=1, fence=1,
     )  # fmt: skip
     return Inventory(row, leased, idle_s, ownerless)
 

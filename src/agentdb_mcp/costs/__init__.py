@@ -1,14 +1,14 @@
 """What databases cost and what that means for a user's month. Pure: integers in, integers out; no I/O, no clock."""
 
-from agentdb_mcp.costs.budget import period_of, state_of
-from agentdb_mcp.costs.meter import Batch, Meter, SpanMeter
+from agentdb_mcp.costs.admission import Grant, Lines, Position, admit, state_of
+from agentdb_mcp.costs.budget import period_of
+from agentdb_mcp.costs.meter import Batch, SpanMeter
 from agentdb_mcp.costs.pricing import (
     FOREVER_US,
     MICROCENTS_PER_CENT,
     Prices,
     affordable_us,
     breakdown,
-    compute_microcents,
     cost_microcents,
 )
 from agentdb_mcp.costs.shares import to_cents
@@ -19,13 +19,15 @@ __all__ = [
     "MICROCENTS_PER_CENT",
     "Activity",
     "Batch",
-    "Meter",
+    "Grant",
+    "Lines",
+    "Position",
     "Prices",
     "Quantities",
     "SpanMeter",
+    "admit",
     "affordable_us",
     "breakdown",
-    "compute_microcents",
     "cost_microcents",
     "period_of",
     "state_of",

@@ -1,25 +1,9 @@
-"""What a user's total means, and when a period ends."""
+"""When a user's period begins and ends."""
 
 from __future__ import annotations
 
 import calendar
 from datetime import datetime
-
-from agentdb_mcp.models import BudgetState
-
-
-def state_of(
-    used_microcents: int, limit_microcents: int, *, warning_percent: int, exceeded_percent: int, paused_percent: int
-) -> BudgetState:
-    """The state by the share of the limit that is used; a limit of 0 is exceeded from the start."""
-    used = used_microcents * 100
-    if used >= limit_microcents * paused_percent and limit_microcents:
-        return BudgetState.PAUSED
-    if used >= limit_microcents * exceeded_percent:
-        return BudgetState.EXCEEDED
-    if used >= limit_microcents * warning_percent:
-        return BudgetState.WARNING
-    return BudgetState.OK
 
 
 def period_of(anchor: datetime, now: datetime) -> tuple[datetime, datetime]:

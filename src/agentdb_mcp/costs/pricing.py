@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
 
 from agentdb_mcp.models import Quantities
 from agentdb_mcp.policy import PriceBook, to_microcents
@@ -73,12 +72,6 @@ def apportion(shares: Sequence[int], unit: int, total: int) -> list[int]:
     for index in by_remainder[: total - sum(whole)]:
         whole[index] += 1
     return whole
-
-
-def compute_microcents(active_us: int, compute_cu: Decimal, dollars_per_cu_hour: Decimal) -> int:
-    """Compute that ran for `active_us` microseconds at `compute_cu` units: CU-hours × rate (facts: neon §2)."""
-    dollars = Decimal(active_us) * compute_cu * dollars_per_cu_hour / _HOUR_US
-    return int((dollars * MICROCENTS_PER_DOLLAR).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _exact(used: Quantities, prices: Prices) -> dict[str, int]:

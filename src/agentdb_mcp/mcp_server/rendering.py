@@ -115,18 +115,21 @@ def budget(report: BudgetReport, allowed: list[str]) -> Rendered:
         "limit_cents": limit,
         "used_cents": used,
         "remaining_cents": max(0, limit - used),
+        "committed_cents": report.committed_microcents // MICROCENTS_PER_CENT,
         "period_start": report.period_start,
         "period_end": report.period_end,
         "allowed": allowed,
         "databases": [
-            {"name": cost.name, "scope": str(cost.scope), "cost_cents": cents}
-            for cost, cents in zip(report.by_database, _shares(report, used), strict=True)
+            {"name": cost.name, "scope": str(cost.scope), "cost_cents": cost.cents, "size_bytes": cost.size_bytes}
+            for cost in report.by_database
         ],
     }
     head = (
         f"Budget {report.state}: used ${used / 100:.2f} of ${limit / 100:.2f}, ${max(0, limit - used) / 100:.2f} left"
-        f" until {report.period_end}. Allowed now: {', '.join(allowed)}."
+        f" until {report.period_end}. Allowed now: {', '.join(allowed) or 'nothing'}."
     )
+    if committed := fields["committed_cents"]:
+        head += f" Of what is left, the data that is stored now will cost ${committed / 100:.2f} until then."
     lines = [f"{item['name']} ({item['scope']}): ${item['cost_cents'] / 100:.2f}" for item in fields["databases"]]
     return Rendered(fields, "\n".join([head, *lines]))
 
@@ -138,21 +141,11 @@ def unmanaged_budget() -> Rendered:
         "limit_cents": None,
         "used_cents": None,
         "remaining_cents": None,
+        "committed_cents": None,
         "allowed": ["everything that policy allows"],
         "databases": [],
     }
     return Rendered(fields, "This database is not metered: there is no budget here.")
-
-
-def _shares(report: BudgetReport, total_cents: int) -> list[int]:
-    """Cents by database that sum to the total exactly: the largest remainders get the cents that rounding lost."""
-    floors = [cost.cost_microcents // MICROCENTS_PER_CENT for cost in report.by_database]
-    order = sorted(
-        range(len(floors)), key=lambda i: report.by_database[i].cost_microcents % MICROCENTS_PER_CENT, reverse=True
-    )
-    for index in order[: total_cents - sum(floors)]:
-        floors[index] += 1
-    return floors
 
 
 def error(failure: AgentDBError) -> Rendered:

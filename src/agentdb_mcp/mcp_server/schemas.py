@@ -62,5 +62,6 @@ BUDGET = _answer(
     used_cents=_OPTIONAL_INTEGER,
     remaining_cents=_OPTIONAL_INTEGER,
     allowed={"type": "array", "items": _STRING},
-    databases=_objects(name=_STRING, scope=_STRING, cost_cents=_INTEGER),
+    committed_cents=_OPTIONAL_INTEGER,
+    databases=_objects(name=_STRING, scope=_STRING, cost_cents=_INTEGER, size_bytes=_INTEGER),
 )

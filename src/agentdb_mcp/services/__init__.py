@@ -1,10 +1,30 @@
 """What the edges call: each service says what it does in the product's words and knows no protocol."""
 
+from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.lifecycle import Lifecycle
+from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
 from agentdb_mcp.services.reconcile import Reconcile
+from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.usage import Usage
 
-__all__ = ["Answer", "Databases", "Lifecycle", "OpenDatabase", "Provisioning", "Queries", "Reconcile", "Usage"]
+__all__ = [
+    "Answer",
+    "Budgets",
+    "Clock",
+    "Databases",
+    "Lifecycle",
+    "Metering",
+    "OpenDatabase",
+    "Pausing",
+    "Provisioning",
+    "Queries",
+    "Reconcile",
+    "Sync",
+    "Synced",
+    "Usage",
+    "utc_now",
+]

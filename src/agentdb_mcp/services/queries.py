@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
 from agentdb_mcp import gate
-from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import (
     AgentDBError,
     BudgetExceeded,
@@ -17,11 +16,11 @@ from agentdb_mcp.errors import (
     InvalidArgument,
     SqlError,
     StatementRefused,
+    StatementTimeout,
 )
 from agentdb_mcp.execution import Call, Pools, Statement
 from agentdb_mcp.models import (
     AccessMode,
-    BudgetReport,
     BudgetState,
     Decision,
     Kind,
@@ -33,13 +32,14 @@ from agentdb_mcp.models import (
 )
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
-from agentdb_mcp.services.usage import Usage
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
+_SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Answer:
 class Queries:
     """Runs agents' statements and our catalog reads on tenants' databases."""
 
-    def __init__(self, policy: Policy, databases: Databases, pools: Pools, usage: Usage | None) -> None:
+    def __init__(self, policy: Policy, databases: Databases, pools: Pools, spending: Spending | None) -> None:
         self._policy = policy
         self._databases = databases
         self._pools = pools
-        self._usage = usage
+        self._spending = spending
         self._text_limits = gate.TextLimits.of(policy.limits)
         self._throttle = Throttle(
             calls_per_window=policy.limits.calls_per_window,
@@ -88,16 +88,24 @@ class Queries:
             )
         facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
         database = await self._databases.open(tenant, scope)
-        state, report = await self._budget(database)
-        decision = self._decide(facts, database, state, transaction=transaction)
-        if not decision.allowed:
-            raise _refusal(decision, report)
-        call = Call(statements, self._limits(max_rows), read_only=decision.read_only)
-        try:
-            results = await self._run(tenant, database, call)
-        except SqlError as error:
-            results = await self._once_more(tenant, database, call, facts, error, self._may_write(database, state))
-        return Answer(results, _note(state, report))
+        limits = self._limits(max_rows)
+        async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
+            decision = self._decide(facts, database, allowance.state, transaction=transaction)
+            if not decision.allowed:
+                raise _refusal(decision, allowance)
+            allowance.check(facts)
+            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
+            call = Call(statements, limits, read_only=decision.read_only)
+            try:
+                results = await self._run(tenant, database, call)
+            except SqlError as error:
+                may_write = self._may_write(database, allowance.state)
+                results = await self._once_more(tenant, database, call, facts, error, may_write)
+            except StatementTimeout as error:
+                if allowance.lowered:
+                    error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
+                raise
+        return Answer(results, allowance.note)
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
@@ -106,11 +114,11 @@ class Queries:
 
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
-        state, report = await self._budget(database)
-        if state is BudgetState.PAUSED:
-            raise BudgetExceeded("The databases are paused: the budget is used up.", hint=_until(report))
         limits = replace(self._limits(None), max_rows=5000)
-        return await self._run(tenant, database, Call(statements, limits, catalog=True))
+        async with self._allowance(database, limits.timeout_s) as allowance:
+            if allowance.state is BudgetState.PAUSED:
+                raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
+            return await self._run(tenant, database, Call(statements, limits, catalog=True))
 
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool
@@ -146,17 +154,32 @@ class Queries:
         return not restricted and Kind.WRITE in self._policy.statements.of(state).allow
 
     async def _run(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
-        started = time.monotonic()
-        reached = True
+        counted = metered(database)
+        if self._spending is None or counted is None:
+            return await self._reach(tenant, database, call)
+        started, reached, results = self._spending.now(), True, list[Result]()
         try:
-            return await self._pools.run(database.target, call)
+            results = await self._reach(tenant, database, call)
         except DatabaseUnavailable as error:
             reached = error.ran
-            self._databases.forget(tenant, database.scope)
             raise
         finally:
-            if reached and self._usage is not None and database.row_id is not None:
-                self._usage.note(database.scope, database.row_id, started, time.monotonic())
+            if reached:
+                self._spending.note(*counted, started, results, wrote=not call.read_only)
+        if not call.read_only:
+            await self._spending.look_at_size(*counted, lambda: self._size(database))
+        return results
+
+    async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
+        try:
+            return await self._pools.run(database.target, call)
+        except DatabaseUnavailable:
+            self._databases.forget(tenant, database.scope)
+            raise
+
+    async def _size(self, database: OpenDatabase) -> int:
+        call = Call([Statement(_SIZE)], self._limits(None), catalog=True)
+        return int(str((await self._pools.run(database.target, call))[0].rows[0][0]))
 
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:
@@ -168,11 +191,15 @@ class Queries:
                 error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
             raise
 
-    async def _budget(self, database: OpenDatabase) -> tuple[BudgetState, BudgetReport | None]:
-        """The state of whoever pays for the database; a plain URL costs us nothing."""
-        if self._usage is None or database.payer is None:
-            return BudgetState.OK, None
-        return await self._usage.state(database.payer)
+    @asynccontextmanager
+    async def _allowance(self, database: OpenDatabase, wanted_s: float) -> AsyncIterator[Allowance]:
+        """What whoever pays for the database has left for a call."""
+        counted = metered(database)
+        if self._spending is None or counted is None:
+            yield Allowance(BudgetState.OK, wanted_s)
+            return
+        async with self._spending.admit(*counted, wanted_s) as allowance:
+            yield allowance
 
     def _limits(self, max_rows: int | None) -> Limits:
         limits = self._policy.limits
@@ -184,22 +211,9 @@ class Queries:
         return Limits(limits.timeout_s, max_rows or limits.max_rows, limits.max_bytes)
 
 
-def _refusal(decision: Decision, report: BudgetReport | None) -> AgentDBError:
+def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:
     message = decision.message or "Policy refuses the statement."
     if decision.code == BudgetExceeded.code:
-        hint = " ".join(part for part in (decision.hint, _until(report)) if part)
+        hint = " ".join(part for part in (decision.hint, allowance.until) if part)
         return BudgetExceeded(message, hint=hint or None)
     return StatementRefused(message, hint=decision.hint)
-
-
-def _until(report: BudgetReport | None) -> str:
-    if report is None:
-        return ""
-    used, limit = report.used_microcents // MICROCENTS_PER_CENT, report.limit_microcents // MICROCENTS_PER_CENT
-    return f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {report.period_end}."
-
-
-def _note(state: BudgetState, report: BudgetReport | None) -> str | None:
-    if state is BudgetState.OK or report is None:
-        return None
-    return f"Budget {state}. {_until(report)}"

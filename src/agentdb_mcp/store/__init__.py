@@ -2,12 +2,13 @@
 
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
 from agentdb_mcp.store.control import ControlDatabase
-from agentdb_mcp.store.databases import Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
+from agentdb_mcp.store.databases import BilledProject, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 
 __all__ = [
+    "BilledProject",
     "BudgetRow",
     "BudgetStore",
     "Claim",

@@ -1,7 +1,9 @@
-"""`user_db_budget`: tier, custom limit and period of a user."""
+"""`user_db_budget`: tier, custom limit and period of a user. Changes are told to every server that listens."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,72 +12,126 @@ import asyncpg
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.identity import no_such_user
 
+CHANNEL = "agentdb_budget"
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
+    """`anchor` is what periods are counted from; `stored_as` is the period, cents and exceeded as last recorded."""
+
     user_id: str
     tier: str
     custom_budget_cents: int | None
-    period_start: datetime
+    anchor: datetime
+    stored_as: tuple[datetime, int, bool]
 
 
 class BudgetStore:
     def __init__(self, control: ControlDatabase) -> None:
         self._control = control
 
-    async def ensure(self, user_id: str, tier: str = "free") -> BudgetRow:
-        """The user's budget row, made on first sight."""
+    async def ensure(self, user_id: str, tier: str = "free", *, anchor: datetime | None = None) -> BudgetRow:
+        """The user's budget row, made on first sight with a period that begins at `anchor` or now."""
         async with self._control.connection() as connection:
             try:
                 await connection.execute(
-                    "INSERT INTO user_db_budget (user_id, tier) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
+                    "INSERT INTO user_db_budget (user_id, tier, period_anchor, current_period_start)"
+                    " VALUES ($1, $2, coalesce($3, now()), coalesce($3, now())) ON CONFLICT (user_id) DO NOTHING",
                     user_id,
                     tier,
+                    anchor,
                 )
             except asyncpg.ForeignKeyViolationError:
                 raise no_such_user(user_id) from None
-            row = await connection.fetchrow("SELECT * FROM user_db_budget WHERE user_id = $1", user_id)
-        return BudgetRow(row["user_id"], row["tier"], row["custom_budget_cents"], row["current_period_start"])
+            return _row(await connection.fetchrow("SELECT * FROM user_db_budget WHERE user_id = $1", user_id))
+
+    async def read(self, user_ids: Collection[str]) -> list[BudgetRow]:
+        """Those of the users that have a row."""
+        if not user_ids:
+            return []
+        async with self._control.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM user_db_budget WHERE user_id = ANY ($1) ORDER BY user_id", list(user_ids)
+            )
+        return [_row(row) for row in rows]
+
+    async def due(self, now: datetime) -> list[str]:
+        """Users whose period may be over, or whose projects may have to be paused or resumed."""
+        async with self._control.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT user_id FROM user_db_budget AS b WHERE budget_exceeded"
+                " OR current_period_start <= $1::timestamptz - interval '28 days'"
+                " OR EXISTS (SELECT FROM workspace_database AS d WHERE d.user_id = b.user_id AND d.paused)"
+                " OR EXISTS (SELECT FROM user_global_database AS d WHERE d.user_id = b.user_id AND d.paused)"
+                " ORDER BY user_id",
+                now,
+            )
+        return [row["user_id"] for row in rows]
 
     async def set_tier(self, user_id: str, tier: str, custom_budget_cents: int | None) -> None:
-        async with self._control.connection() as connection:
+        async with self._control.transaction() as connection:
             await connection.execute(
                 "UPDATE user_db_budget SET tier = $2, custom_budget_cents = $3, updated_at = now() WHERE user_id = $1",
                 user_id,
                 tier,
                 custom_budget_cents,
             )
+            await _tell(connection, user_id)
 
-    async def record_total(self, user_id: str, cents: int, *, exceeded: bool) -> None:
-        async with self._control.connection() as connection:
+    async def reset_period(self, user_id: str, start: datetime) -> None:
+        """Count periods from `start` on; what was used before it is of the past."""
+        async with self._control.transaction() as connection:
             await connection.execute(
-                "UPDATE user_db_budget SET total_cost_cents = $2, budget_exceeded = $3, updated_at = now()"
-                " WHERE user_id = $1 AND (total_cost_cents, budget_exceeded) IS DISTINCT FROM ($2, $3)",
+                "UPDATE user_db_budget SET period_anchor = $2, updated_at = now() WHERE user_id = $1", user_id, start
+            )
+            await _tell(connection, user_id)
+
+    async def record(
+        self, user_id: str, period_start: datetime, cents: int, exceeded: bool, costs: dict[str, int]
+    ) -> None:
+        """The period's figures, for whoever reads the tables; costs are micro-cents by database id."""
+        async with self._control.transaction() as connection:
+            await connection.execute(
+                "UPDATE user_db_budget SET current_period_start = $2, total_cost_cents = $3, budget_exceeded = $4,"
+                " last_sync = now(), updated_at = now() WHERE user_id = $1",
                 user_id,
+                period_start,
                 cents,
                 exceeded,
             )
-
-    async def reset_period(
-        self, user_id: str, *, start: datetime | None = None, before: datetime | None = None
-    ) -> None:
-        """Start a new period, now or at `start`: costs of all the user's databases return to zero.
-
-        With `before`, only if the current period began then: of many callers one rolls it over.
-        """
-        async with self._control.transaction() as connection:
-            current = await connection.fetchval(
-                "SELECT current_period_start FROM user_db_budget WHERE user_id = $1 FOR UPDATE", user_id
-            )
-            if before is not None and current != before:
-                return
-            for table in ("workspace_database", "user_global_database"):
+            for table in ("user_global_database", "workspace_database"):
                 await connection.execute(
-                    f"UPDATE {table} SET current_period_cost_microcents = 0 WHERE user_id = $1", user_id
+                    f"UPDATE {table} AS d SET current_period_cost_microcents = c.cost"
+                    " FROM unnest($2::text[], $3::bigint[]) AS c (id, cost) WHERE d.id = c.id AND d.user_id = $1",
+                    user_id,
+                    list(costs),
+                    list(costs.values()),
                 )
+
+    @asynccontextmanager
+    async def turn(self, user_id: str) -> AsyncIterator[None]:
+        """One holder at a time and user, in all processes."""
+        async with self._control.transaction() as connection:
             await connection.execute(
-                "UPDATE user_db_budget SET current_period_start = coalesce($2, now()), total_cost_cents = 0,"
-                " budget_exceeded = false, updated_at = now() WHERE user_id = $1",
-                user_id,
-                start,
+                "SELECT pg_advisory_xact_lock(hashtextextended('agentdb budget ' || $1, 0))", user_id
             )
+            yield
+
+    def changes(self) -> AsyncGenerator[str | None]:
+        """Users whose tier, limit or period changed, as it happens; None when some may have been missed."""
+        return self._control.listen(CHANNEL)
+
+
+async def _tell(connection: asyncpg.Connection, user_id: str) -> None:
+    """When the transaction commits. A longer payload than Postgres takes means everybody."""
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, user_id if len(user_id.encode()) < 7000 else "")
+
+
+def _row(row: asyncpg.Record) -> BudgetRow:
+    return BudgetRow(
+        row["user_id"],
+        row["tier"],
+        row["custom_budget_cents"],
+        row["period_anchor"],
+        (row["current_period_start"], row["total_cost_cents"], row["budget_exceeded"]),
+    )

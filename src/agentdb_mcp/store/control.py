@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
@@ -18,6 +18,8 @@ log = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 POOL_SIZE = 4
+# The second is what the driver raises for a connection that ends at the wrong moment.
+CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Seconds between attempts to listen again, the first and the longest.
 RECONNECT_S = (0.2, 10.0)
 
@@ -40,7 +42,7 @@ class ControlDatabase:
                 yield connection
         except AgentDBError:
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        except (asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError, ValueError) as error:
             raise control_error(error) from None
 
     @asynccontextmanager
@@ -48,7 +50,7 @@ class ControlDatabase:
         async with self.connection() as connection, connection.transaction():
             yield connection
 
-    async def listen(self, channel: str) -> AsyncIterator[str | None]:
+    async def listen(self, channel: str) -> AsyncGenerator[str | None]:
         """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some."""
         pause = RECONNECT_S[0]
         while True:
@@ -57,20 +59,20 @@ class ControlDatabase:
                     async for payload in payloads:
                         pause = RECONNECT_S[0]
                         yield payload
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, AgentDBError) as error:
+            except (asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError, AgentDBError) as error:
                 log.warning("notifications interrupted", error=type(error).__name__)
             await anyio.sleep(pause)
             pause = min(RECONNECT_S[1], 2 * pause)
 
-    async def _listen_once(self, channel: str) -> AsyncIterator[str | None]:
+    async def _listen_once(self, channel: str) -> AsyncGenerator[str | None]:
         await self._open()  # brings the tables up to date
-        send, receive = anyio.create_memory_object_stream[str](1000)
         connection = await asyncpg.connect(
             self._uri.reveal(),
             timeout=CONNECT_TIMEOUT_S,
             statement_cache_size=0,
             server_settings={"application_name": "agentdb-mcp listener"},
         )
+        send, receive = anyio.create_memory_object_stream[str](1000)
         try:
             connection.add_termination_listener(lambda _: send.close())
             await connection.add_listener(channel, lambda *notice: _offer(send, notice[3]))
@@ -138,7 +140,14 @@ def control_error(error: BaseException) -> AgentDBError:
             what, retryable = "The control database takes no connection now.", True
         case asyncpg.InvalidCatalogNameError():
             what = "The control database does not exist."
-        case asyncpg.PostgresConnectionError() | asyncpg.InterfaceError() | OSError() | TimeoutError() | ValueError():
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.InterfaceError()
+            | asyncpg.InternalClientError()
+            | OSError()
+            | TimeoutError()
+            | ValueError()
+        ):
             what, retryable = "The control database cannot be reached.", True
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             what = "The control database is not up to date: run `agentdb-mcp migrate`."

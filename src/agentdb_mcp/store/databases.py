@@ -7,6 +7,7 @@ carries an old one changes nothing: a process that was stopped past its lease ca
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import asyncpg
 
@@ -20,7 +21,7 @@ _OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
 
 _COLUMNS = (
     "id, project_name, status, ownership_type, access_mode, neon_project_id, neon_branch_id, neon_connection_uri,"
-    " database_name, role_name, generation, fence, current_period_cost_microcents, user_id"
+    " database_name, role_name, generation, fence, paused, user_id"
 )
 
 
@@ -43,7 +44,7 @@ class DatabaseRow:
     role_name: str | None
     generation: int
     fence: int
-    cost_microcents: int
+    paused: bool = False
 
 
 class OwnerUnknown(ProvisioningFailed):
@@ -68,6 +69,17 @@ class Inventory:
     ownerless: bool
 
 
+@dataclass(frozen=True, slots=True)
+class BilledProject:
+    """A project whose consumption is asked for; `synced` is until when it is known."""
+
+    database_id: str
+    project_id: str
+    user_id: str | None
+    created_at: datetime
+    synced: datetime | None
+
+
 class DatabaseStore:
     """Reads and fenced writes of both tables."""
 
@@ -83,14 +95,14 @@ class DatabaseStore:
         return _row(scope, row) if row else None
 
     async def of_user(self, user_id: str) -> list[DatabaseRow]:
-        """The user's global database first, then the agents', by creation; deleted ones while they still cost."""
+        """The user's global database first, then the agents', by creation."""
         rows: list[DatabaseRow] = []
         async with self._control.connection() as connection:
             for scope in (Scope.GLOBAL, Scope.AGENT):
                 table, owner = _TABLES[scope]
                 found = await connection.fetch(
                     f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table} WHERE user_id = $1"
-                    " AND (status <> 'deleted' OR current_period_cost_microcents > 0) ORDER BY created_at, id",
+                    " AND status <> 'deleted' ORDER BY created_at, id",
                     user_id,
                 )
                 rows += [_row(scope, row) for row in found]
@@ -140,7 +152,7 @@ class DatabaseStore:
                     await connection.execute(
                         f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $1,"
                         " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                        " role_name = NULL, database_name = NULL, updated_at = now()"
+                        " role_name = NULL, database_name = NULL, paused = false, updated_at = now()"
                         + (", user_id = $3" if scope is Scope.AGENT else "")
                         + " WHERE project_name = $2 AND status = 'deleted'",
                         *arguments,
@@ -220,17 +232,26 @@ class DatabaseStore:
             )
         return _row(scope, row) if row else None
 
-    async def add_costs(self, costs: dict[tuple[Scope, str], int]) -> None:
-        """Add metered micro-cents to databases, by (scope, id)."""
-        async with self._control.transaction() as connection:
-            for (scope, database_id), microcents in sorted(costs.items()):
-                table, _ = _TABLES[scope]
-                await connection.execute(
-                    f"UPDATE {table} SET current_period_cost_microcents = current_period_cost_microcents + $2"
-                    " WHERE id = $1",
-                    database_id,
-                    microcents,
+    async def record_paused(self, row: DatabaseRow, paused: bool) -> None:
+        """What the provider was told last of this generation's project."""
+        table, _ = _TABLES[row.scope]
+        async with self._control.connection() as connection:
+            await connection.execute(
+                f"UPDATE {table} SET paused = $3 WHERE id = $1 AND generation = $2", row.id, row.generation, paused
+            )
+
+    async def billed(self) -> list[BilledProject]:
+        """Every project that the platform pays for, or paid for until its deletion and not all of that is known."""
+        found: list[BilledProject] = []
+        async with self._control.connection() as connection:
+            for table, _ in _TABLES.values():
+                rows = await connection.fetch(
+                    f"SELECT id, neon_project_id, user_id, created_at, last_consumption_sync FROM {table}"
+                    " WHERE ownership_type = 'platform' AND neon_project_id IS NOT NULL"
+                    " AND (status <> 'deleted' OR coalesce(last_consumption_sync, created_at) < updated_at)"
                 )
+                found += [BilledProject(*row.values()) for row in rows]
+        return found
 
     async def _fenced(self, claim: Claim, assignments: str, *values: object) -> None:
         table, _ = _TABLES[claim.row.scope]
@@ -264,5 +285,5 @@ def _row(scope: Scope, row: asyncpg.Record) -> DatabaseRow:
         role_name=row["role_name"],
         generation=row["generation"],
         fence=row["fence"],
-        cost_microcents=row["current_period_cost_microcents"],
+        paused=row["paused"],
     )

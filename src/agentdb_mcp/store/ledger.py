@@ -43,7 +43,8 @@ class SettledHour:
 class DatabaseUsage:
     """One database's share of a window of time, in which `user_id` paid for it.
 
-    `owner_id` is the workspace or user, None when it is gone; `size_bytes` the size seen last.
+    `owner_id` is the workspace or user, None when it is gone; `present` whether that user still pays for it;
+    `paused` whether the provider was told to pause it; `size_bytes` the size seen last.
     """
 
     window: int
@@ -56,6 +57,8 @@ class DatabaseUsage:
     ownership: Ownership
     quantities: Quantities
     size_bytes: int
+    present: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,8 @@ class LedgerStore:
                     int(row["branch_us"]),
                 ),
                 size_bytes=row["size_bytes"],
+                present=row["present"],
+                paused=row["paused"],
             )
             for row in rows
         ]

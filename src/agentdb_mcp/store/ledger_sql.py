@@ -2,10 +2,10 @@
 
 DATABASES = """
     SELECT 'global' AS scope, id, user_id AS owner_id, user_id, project_name, status, ownership_type,
-           created_at, updated_at FROM user_global_database
+           paused, created_at, updated_at FROM user_global_database
     UNION ALL
-    SELECT 'agent', id, workspace_id, user_id, project_name, status, ownership_type, created_at, updated_at
-      FROM workspace_database
+    SELECT 'agent', id, workspace_id, user_id, project_name, status, ownership_type, paused, created_at,
+           updated_at FROM workspace_database
 """
 
 STORE = f"""
@@ -67,7 +67,7 @@ USAGE = f"""
         SELECT n, database_id, sum(compute_mcu_us) AS compute, sum(storage_byte_us) AS storage,
                sum(history_byte_us) AS history, sum(egress_bytes) AS egress, sum(branch_us) AS branch,
                range_agg(tstzrange(hour, hour + interval '1 hour')) AS hours
-          FROM used WHERE source = 'provider' AND hour >= lo GROUP BY n, database_id
+          FROM used WHERE source = 'provider' AND hour >= lo AND hour < $4 GROUP BY n, database_id
     ), estimated AS MATERIALIZED ( -- when estimates count
         SELECT k.n, k.id, k.present, k.seen, k.lo,
                tstzmultirange(tstzrange(k.lo, k.hi)) - coalesce(b.hours, '{{}}') AS spans
@@ -91,6 +91,7 @@ USAGE = f"""
          GROUP BY s.n, s.id
     )
     SELECT k.n AS window, k.payer AS user_id, k.scope, k.id, k.owner_id, k.project_name, k.status, k.ownership_type,
+           k.present, k.paused,
            coalesce(b.compute, 0) + coalesce($5 * (SELECT sum(extract(epoch FROM upper(part) - lower(part))) * 1000000
                                                    FROM unnest(m.awake) AS part), 0) AS compute_mcu_us,
            round(coalesce(b.storage, 0) + coalesce(h.byte_s, 0) * 1000000) AS storage_byte_us,

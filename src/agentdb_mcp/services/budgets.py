@@ -1,0 +1,240 @@
+"""Where each user's period stands, and which statement it still pays for.
+
+Totals are read when a user is first seen, then in the background and whenever another server says that they changed;
+in between, what this server's own calls add is counted on top. A statement is judged without a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import count
+
+import anyio
+
+from agentdb_mcp.costs import Grant, Position, Prices, admit, cost_microcents, period_of
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.models import Quantities
+from agentdb_mcp.policy import Policy
+from agentdb_mcp.services.bills import Bill, bill_of
+from agentdb_mcp.services.metering import Metering, to_us
+from agentdb_mcp.store import BudgetRow, BudgetStore, LedgerStore
+
+log = get_logger(__name__)
+
+# A statement that the budget pays for less long than this is not begun.
+LEAST_US = 1_000_000
+# A statement that could run so long, but for others that run, begins without waiting for them.
+ENOUGH_US = 5_000_000
+# Refreshed in the background while used; forgotten after so many rounds without use.
+IDLE_ROUNDS = 60
+
+
+@dataclass(slots=True)
+class Account:
+    """What this server knows of one user's period."""
+
+    bill: Bill
+    base_us: int  # how much awake time of our own the bill counts; `noted_us` is all of it
+    noted_us: int = 0
+    grown_us: int = 0  # byte × microseconds until the period ends, by which storage grew since the bill
+    read_at: datetime | None = None
+    idle_rounds: int = 0
+    running: dict[int, tuple[str, int]] = field(default_factory=dict)
+    released: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Budgets:
+    """States of users' budgets, and reservations for what runs."""
+
+    def __init__(self, policy: Policy, metering: Metering, ledger: LedgerStore, budgets: BudgetStore) -> None:
+        self._policy = policy
+        self._prices = Prices.of(policy.prices)
+        self._mcu = policy.compute.max_mcu
+        self._tail_us = policy.compute.suspend_timeout_s * 1_000_000
+        self.metering = metering
+        self._ledger = ledger
+        self._budgets = budgets
+        self._clock = metering.clock
+        self._accounts: dict[str, Account] = {}
+        self._reading: dict[str, anyio.Lock] = {}
+        self._tickets = count()
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+
+    def is_paused(self, user_id: str, database_id: str) -> bool:
+        """Whether the provider was told to pause the database, as far as is known here."""
+        account = self._accounts.get(user_id)
+        return account is not None and database_id in account.bill.paused
+
+    async def bill(self, user_id: str) -> Bill:
+        """As it was read last, a few seconds ago at most."""
+        return (await self._account(user_id)).bill
+
+    @asynccontextmanager
+    async def admit(self, user_id: str, database_id: str, wanted_s: float) -> AsyncIterator[Grant]:
+        """What the budget allows one call on the database; for the time of the block, others cannot spend the same."""
+        account = await self._account(user_id)
+        grant = await self._granted(account, database_id, int(wanted_s * 1_000_000))
+        ticket = next(self._tickets)
+        if grant.us:
+            account.running[ticket] = database_id, to_us(self._clock()) + grant.us + self._tail_us
+        try:
+            yield grant
+        finally:
+            account.running.pop(ticket, None)
+            account.released.set()
+            account.released = anyio.Event()
+
+    def note(self, user_id: str, extra_us: int) -> None:
+        """A call of the user's kept a database awake for so much longer."""
+        if (account := self._accounts.get(user_id)) is not None:
+            account.noted_us += extra_us
+
+    def note_growth(self, user_id: str, grown_bytes: int) -> None:
+        """A database of the user's grew (or shrank) by so much."""
+        if (account := self._accounts.get(user_id)) is not None:
+            left = max(0, to_us(account.bill.period_end) - to_us(self._clock()))
+            account.grown_us += grown_bytes * left
+
+    async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
+        """Waits where others that run hold what is left, and may leave some of it."""
+        with anyio.move_on_after(wanted_us / 1_000_000):
+            while True:
+                grant = self._judge(account, database_id, wanted_us, others=True)
+                alone = self._judge(account, database_id, wanted_us, others=False)
+                if grant.state is alone.state and grant.us >= min(alone.us, ENOUGH_US):
+                    return grant
+                await account.released.wait()
+        return self._judge(account, database_id, wanted_us, others=True)
+
+    def _judge(self, account: Account, database_id: str, wanted_us: int, *, others: bool) -> Grant:
+        now_us = to_us(self._clock())
+        covered = {database_id: max(now_us, self.metering.meter.awake_until(database_id))}
+        reserved_us = 0
+        for running, until_us in account.running.values() if others else ():
+            known = covered.setdefault(running, max(now_us, self.metering.meter.awake_until(running)))
+            reserved_us += max(0, until_us - known)
+            covered[running] = max(known, until_us)
+        reserved = cost_microcents(Quantities(compute_mcu_us=reserved_us * self._mcu), self._prices)
+        return admit(
+            self._position(account, reserved),
+            account.bill.lines,
+            self._prices,
+            self._mcu,
+            wanted_us=wanted_us,
+            least_us=min(wanted_us, LEAST_US),
+            spare_us=covered[database_id] - now_us - self._tail_us,
+        )
+
+    def _position(self, account: Account, reserved: int) -> Position:
+        since = cost_microcents(
+            Quantities(compute_mcu_us=(account.noted_us - account.base_us) * self._mcu), self._prices
+        )
+        grown = cost_microcents(Quantities(storage_byte_us=abs(account.grown_us)), self._prices)
+        bill = account.bill
+        committed = bill.committed_microcents + (grown if account.grown_us > 0 else -grown)
+        return Position(bill.used_microcents + since, max(0, committed), reserved)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def _account(self, user_id: str) -> Account:
+        """Known and fresh, or read now; what is known goes on while it cannot be read."""
+        account = self._accounts.get(user_id)
+        if account is None:
+            await self._budgets.ensure(user_id, anchor=self._clock())
+        elif self._fresh(account):
+            account.idle_rounds = 0
+            return account
+        async with self._reading.setdefault(user_id, anyio.Lock()):
+            account = self._accounts.get(user_id)
+            if account is None or not self._fresh(account):
+                try:
+                    if not await self.refresh([user_id]):  # the user was deleted meanwhile, or is anew
+                        await self._budgets.ensure(user_id, anchor=self._clock())
+                        await self.refresh([user_id])
+                except AgentDBError as error:
+                    if account is None or not error.retryable:
+                        raise
+                    log.warning("budget not refreshed", code=error.code)
+                    account.read_at = self._clock()
+        self._accounts[user_id].idle_rounds = 0
+        return self._accounts[user_id]
+
+    def _fresh(self, account: Account) -> bool:
+        now, read_at = self._clock(), account.read_at
+        age = timedelta(seconds=2 * self._policy.metering.flush_s)
+        return read_at is not None and abs(now - read_at) <= age and now < account.bill.period_end
+
+    async def refresh(self, user_ids: Collection[str]) -> list[Bill]:
+        """Store what is noted and read the users' periods. Raises DatabaseUnavailable, InvalidArgument."""
+        bases = {user: self._accounts[user].noted_us for user in user_ids if user in self._accounts}
+        grown = {user: self._accounts[user].grown_us for user in bases}
+        await self.metering.flush()
+        now = self._clock()
+        bills = await self.look(user_ids)
+        for bill in bills:
+            self._take(bill, bases.get(bill.user_id, 0), grown.get(bill.user_id, 0), now)
+        return bills
+
+    async def look(self, user_ids: Collection[str]) -> list[Bill]:
+        """Read and record the users' periods; remembers nothing here, for work that goes over everybody."""
+        rows = await self._budgets.read(user_ids)
+        bills = await self._bills(rows, self._clock())
+        for row, bill in zip(rows, bills, strict=True):
+            if row.stored_as != (known := bill.stored_as):
+                await self._budgets.record(row.user_id, *known, bill.costs)
+        return bills
+
+    async def _bills(self, rows: Sequence[BudgetRow], now: datetime) -> list[Bill]:
+        periods = [period_of(row.anchor, now) for row in rows]
+        windows = [(row.user_id, start, None) for row, (start, _) in zip(rows, periods, strict=True)]
+        used = await self._ledger.usage(windows, now, self._mcu)
+        return [
+            bill_of(row, period, [each for each in used if each.window == index], now, self._policy, self._prices)
+            for index, (row, period) in enumerate(zip(rows, periods, strict=True))
+        ]
+
+    def _take(self, bill: Bill, base_us: int, grown_us: int, now: datetime) -> None:
+        account = self._accounts.get(bill.user_id)
+        if account is None:
+            self._accounts[bill.user_id] = Account(bill, base_us, read_at=now)
+        elif base_us >= account.base_us:  # else somebody read later than this
+            account.bill, account.base_us, account.read_at = bill, base_us, now
+            account.grown_us -= grown_us
+
+    # --- in the background ------------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Store what is noted, if that can be done."""
+        try:
+            await self.metering.flush()
+        except AgentDBError as error:
+            log.warning("metered use not stored yet", code=error.code)
+
+    async def keep(self, follow: Callable[[list[Bill]], Awaitable[None]]) -> None:
+        """Store and read again what is in use, until cancelled; `follow` is told what it came to."""
+        while True:
+            await anyio.sleep(self._policy.metering.flush_s)
+            for user_id, account in list(self._accounts.items()):
+                account.idle_rounds += 1
+                if account.idle_rounds > IDLE_ROUNDS and not account.running:
+                    del self._accounts[user_id]
+                    self._reading.pop(user_id, None)
+            try:
+                await follow(await self.refresh(list(self._accounts)))
+            except AgentDBError as error:
+                log.warning("budgets not refreshed", code=error.code)
+
+    async def keep_listening(self) -> None:
+        """Read again whom another server says that something changed for, until cancelled."""
+        async with aclosing(self._budgets.changes()) as changes:
+            async for user_id in changes:
+                users = {user_id} if user_id else self._accounts.keys()
+                try:
+                    await self.refresh(self._accounts.keys() & users)
+                except AgentDBError as error:
+                    log.warning("budgets not refreshed", code=error.code)

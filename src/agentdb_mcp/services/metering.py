@@ -1,0 +1,106 @@
+"""What this server's own traffic makes databases use, on its way to the ledger."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import anyio
+
+from agentdb_mcp.costs import SpanMeter
+from agentdb_mcp.store import LedgerStore, MeteredHour
+
+Clock = Callable[[], datetime]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Seconds of writing after which a database's size is looked at anew, however short ago that was.
+WRITING_S = 1.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_us(moment: datetime) -> int:
+    """Whole microseconds since the epoch."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(moment_us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=moment_us)
+
+
+@dataclass(slots=True)
+class _Size:
+    """What a database's size was and when, None while it was not looked at; how long was written since."""
+
+    bytes: int = 0
+    at: datetime | None = None
+    written_s: float = 0.0
+    stored: bool = True
+
+
+@dataclass(slots=True)
+class Metering:
+    """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted."""
+
+    meter: SpanMeter[str]
+    ledger: LedgerStore
+    clock: Clock
+    size_sample_s: float
+    _server: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _sizes: dict[str, _Size] = field(default_factory=dict)
+    _storing: anyio.Lock = field(default_factory=anyio.Lock)
+
+    def note(self, database_id: str, start: datetime, sent_bytes: int, *, wrote: bool) -> int:
+        """A use from `start` until now; by how many microseconds the database is awake longer for it."""
+        end = self.clock()
+        began_us, ended_us = to_us(start), to_us(end)
+        extra_us = self.meter.extra_us(database_id, began_us, ended_us)
+        self.meter.note(database_id, began_us, ended_us, sent_bytes)
+        if wrote:
+            self._sizes.setdefault(database_id, _Size()).written_s += max(0.0, (end - start).total_seconds())
+        return extra_us
+
+    def wants_size(self, database_id: str) -> bool:
+        """Whether it was written to since the size was seen, and that is long ago or much was written."""
+        size = self._sizes.get(database_id)
+        if size is None:
+            return False
+        age = None if size.at is None else (self.clock() - size.at).total_seconds()
+        return age is None or size.written_s >= WRITING_S or (size.written_s > 0 and age >= self.size_sample_s)
+
+    def note_size(self, database_id: str, size_bytes: int) -> int:
+        """The size now; by how many bytes it grew since this server saw it last, 0 where it sees it first."""
+        known = self._sizes.get(database_id)
+        grown = size_bytes - known.bytes if known and known.at else 0
+        self._sizes[database_id] = _Size(size_bytes, self.clock(), stored=False)
+        return grown
+
+    async def flush(self) -> None:
+        """Store what is noted. Raises DatabaseUnavailable."""
+        async with self._storing:
+            batch = self.meter.take()
+            hours: dict[tuple[str, int], MeteredHour] = {}
+            for each in batch:
+                spans = tuple((from_us(start), from_us(end)) for start, end in each.spans)
+                hour = MeteredHour(each.key, from_us(each.hour_start_us), spans, each.sent_bytes_total)
+                hours[each.key, each.hour_start_us] = hour
+            sizes = [(key, size, size.at) for key, size in self._sizes.items() if size.at and not size.stored]
+            for key, size, at in sizes:
+                begin = at.replace(minute=0, second=0, microsecond=0)
+                known = hours.get((key, to_us(begin)), MeteredHour(key, begin))
+                hours[key, to_us(begin)] = replace(known, size_bytes=size.bytes, size_at=at)
+            await self.ledger.store(self._server, list(hours.values()))
+            self.meter.settle(batch)
+            for _, size, _ in sizes:
+                size.stored = True
+            self._forget_sizes()
+
+    def _forget_sizes(self) -> None:
+        """Of databases that nobody uses any more."""
+        now = self.clock()
+        for key, size in list(self._sizes.items()):
+            if size.stored and size.at is not None and (now - size.at).total_seconds() > max(3600, self.size_sample_s):
+                del self._sizes[key]

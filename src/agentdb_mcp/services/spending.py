@@ -1,0 +1,99 @@
+"""What a call may spend, and what it spent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from agentdb_mcp.costs import MICROCENTS_PER_CENT
+from agentdb_mcp.errors import AgentDBError, BudgetExceeded
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.models import BudgetState, Kind, Result, StatementFacts
+from agentdb_mcp.services.bills import Bill
+from agentdb_mcp.services.budgets import Budgets
+from agentdb_mcp.services.databases import OpenDatabase
+from agentdb_mcp.services.metering import Metering
+from agentdb_mcp.services.pausing import Pausing
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The state that a call is judged by and the seconds that it may run; no bill where it costs nobody anything."""
+
+    state: BudgetState
+    seconds: float
+    bill: Bill | None = None
+    reclaim_only: bool = False
+    lowered: bool = False
+
+    def check(self, facts: Sequence[StatementFacts]) -> None:
+        """Raises BudgetExceeded where only space may be given back and the statements do something else."""
+        if self.reclaim_only and not all(fact.certain and fact.kinds == {Kind.RECLAIM} for fact in facts):
+            raise BudgetExceeded(
+                "The data that is stored will use the rest of the budget up until the period ends.",
+                hint=f"DROP what is not needed, which is still allowed. {self.until}",
+            )
+
+    @property
+    def until(self) -> str:
+        """What is used, of what, until when; empty where there is no budget."""
+        if self.bill is None:
+            return ""
+        used = self.bill.used_microcents // MICROCENTS_PER_CENT
+        limit = self.bill.limit_microcents // MICROCENTS_PER_CENT
+        end = self.bill.period_end.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {end}."
+
+    @property
+    def note(self) -> str | None:
+        """For every answer from `warning` on."""
+        return None if self.state is BudgetState.OK or self.bill is None else f"Budget {self.state}. {self.until}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Everything that a call on a metered database has to do with money."""
+
+    budgets: Budgets
+    metering: Metering
+    pausing: Pausing
+
+    @asynccontextmanager
+    async def admit(self, payer: str, database_id: str, wanted_s: float) -> AsyncIterator[Allowance]:
+        """For the time of the block, nobody else of the same payer's spends what this call may."""
+        async with self.budgets.admit(payer, database_id, wanted_s) as grant:
+            if grant.state is not BudgetState.PAUSED and self.budgets.is_paused(payer, database_id):
+                await self.pausing.settle(payer)
+            bill = await self.budgets.bill(payer)
+            seconds = grant.us / 1_000_000
+            yield Allowance(grant.state, seconds, bill, grant.reclaim_only, lowered=seconds < wanted_s)
+
+    def now(self) -> datetime:
+        return self.metering.clock()
+
+    def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
+        """A use that began then and ends now."""
+        sent = sum(result.bytes for result in results)
+        self.budgets.note(payer, self.metering.note(database_id, started, sent, wrote=wrote))
+
+    async def look_at_size(self, payer: str, database_id: str, measure: Callable[[], Awaitable[int]]) -> None:
+        """See how large the database is now, where that is due. What fails is tried again after the next call."""
+        if not self.metering.wants_size(database_id):
+            return
+        try:
+            size = await measure()
+        except AgentDBError as error:
+            log.debug("size not seen", code=error.code)
+        else:
+            self.budgets.note_growth(payer, self.metering.note_size(database_id, size))
+
+
+def metered(database: OpenDatabase) -> tuple[str, str] | None:
+    """Who pays for the database and its id, or None: a plain URL costs the platform nothing."""
+    if database.payer is None or database.row_id is None:
+        return None
+    return database.payer, database.row_id
