@@ -41,7 +41,7 @@ EVERY_COLUMN = """
      WHERE table_schema = 'public' ORDER BY 1, 2
 """
 
-OURS = {"agentdb_migration", "user_db_budget", "user_global_database", "workspace_database"}
+OURS = {"agentdb_job", "agentdb_migration", "user_db_budget", "user_global_database", "workspace_database"}
 
 DATABASE_COLUMNS = {
     "id": "text",
