@@ -21,6 +21,7 @@ from agentdb_mcp.store.jobs import JobClaim, JobStore
 
 log = get_logger(__name__)
 
+FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 RELEASE_S = 2.0
 
@@ -166,15 +167,18 @@ class Worker:
 
     async def _insist(self, call: Callable[[], Awaitable[T]], *, at_start: bool = False) -> T:
         """Call until the control database answers. At the start, what is wrong with it for good is raised."""
-        pause = 0.5
+        pause = FIRST_PAUSE_S
         while True:
             try:
-                return await call()
+                answer = await call()
+                if pause > FIRST_PAUSE_S:
+                    log.info("the control database answers again")
+                return answer
             except Exception as fault:  # noqa: BLE001  (no fault of ours ends the worker)
                 error = _as_ours(fault)
                 if isinstance(error, ConfigurationError) or (at_start and not error.retryable):
                     raise error from None
-                if pause < 1:
+                if pause == FIRST_PAUSE_S:
                     log.warning("waiting for the control database", code=error.code, error=error.message)
             await anyio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, MAX_PAUSE_S)
