@@ -220,6 +220,14 @@ def reconcile(
         raise typer.Exit(1)
 
 
+@app.command()
+def worker() -> None:
+    """Run background jobs until SIGTERM; any number of workers share them."""
+    from agentdb_mcp.cli_worker import run_worker
+
+    _run(run_worker)
+
+
 @users.command("create")
 def create_user(user_id: str, tier: str = "free", as_json: Json = False) -> None:
     """Register a user: a budget and a global database. What exists is left as it is."""

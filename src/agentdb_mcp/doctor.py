@@ -9,8 +9,13 @@ from typing import Any
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution import catalog
+from agentdb_mcp.jobs import jobs_of
 from agentdb_mcp.models import Scope
 from agentdb_mcp.store import migrations
+from agentdb_mcp.store.jobs import JobRow, JobStore
+
+# A job that is due for longer than this many of its periods is not being run.
+OVERDUE_PERIODS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,33 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
     yield Finding("control database", True, "reachable")
     if pending:
         yield Finding("migrations", False, f"{len(pending)} to apply", "Run `agentdb-mcp migrate`.")
-    else:
-        yield Finding("migrations", True, "up to date")
+        return
+    yield Finding("migrations", True, "up to date")
+    async for finding in _jobs(application):
+        yield finding
+
+
+async def _jobs(application: Application) -> AsyncIterator[Finding]:
+    """Of the jobs that these settings need, those that a worker ever ran."""
+    known = {job.name for job in jobs_of(application)}
+    rows = [row for row in await JobStore(application.managed().control).all() if row.name in known]
+    if known and not rows:
+        yield Finding("jobs", None, "no worker ever ran", "Keep `agentdb-mcp worker` running.")
+    for row in rows:
+        yield _job(row)
+
+
+def _job(row: JobRow) -> Finding:
+    check = f"job {row.name}"
+    last = "never ran to its end" if row.last_run_at is None else f"last ran at {row.last_run_at:%Y-%m-%dT%H:%M:%SZ}"
+    if row.last_error is not None:
+        last += f" and failed ({row.last_error})"
+    if row.overdue_s > OVERDUE_PERIODS * row.period_s:
+        late = f"overdue by {row.overdue_s:.0f} seconds, wanted every {row.period_s:g}"
+        return Finding(check, False, f"{last}; {late}", "Keep `agentdb-mcp worker` running.")
+    if row.last_error is not None:
+        return Finding(check, None, last, "The worker's log says why; it comes again at its next time.")
+    return Finding(check, True, last)
 
 
 async def _provider(application: Application) -> Finding:

@@ -13,9 +13,11 @@ import anyio
 
 from agentdb_mcp.bootstrap import open_application
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable
+from agentdb_mcp.jobs import Worker, jobs_of
 from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.services.databases import plain_url
 from agentdb_mcp.settings import load_settings
+from agentdb_mcp.store.jobs import JobStore
 
 USER = "demo"
 WORKSPACES = {"research": "Research agent", "support": "Support agent"}
@@ -27,20 +29,25 @@ def default_data_dir() -> Path:
 
 
 async def run_up(data_dir: Path, bin_dir: Path | None, as_json: bool) -> None:
-    """Start everything, register the demo user with two workspaces, print how to connect, wait for the end."""
-    async with local_stack(data_dir, bin_dir=bin_dir) as stack:
-        async with open_application(load_settings(stack.environ())) as application:
-            lifecycle = application.managed().lifecycle
-            await lifecycle.create_user(USER)
-            for workspace_id, name in WORKSPACES.items():
-                await lifecycle.create_workspace(workspace_id, USER, name)
+    """Start everything, register the demo user with two workspaces, print how to connect, work until the end."""
+    async with (
+        local_stack(data_dir, bin_dir=bin_dir) as stack,
+        open_application(load_settings(stack.environ())) as application,
+    ):
+        managed = application.managed()
+        await managed.lifecycle.create_user(USER)
+        for workspace_id, name in WORKSPACES.items():
+            await managed.lifecycle.create_workspace(workspace_id, USER, name)
         file = _environment_file(data_dir, stack)
         report: dict[str, Any] = {
             "data_dir": str(data_dir),
             "mcpServers": {name: _client(file, name) for name in WORKSPACES},
         }
         print(json.dumps(report) if as_json else _words(report), flush=True)
-        await _until_asked()
+        async with anyio.create_task_group() as group:
+            group.start_soon(Worker(application, JobStore(managed.control), jobs_of(application), quiet=True).run)
+            await _until_asked()
+            group.cancel_scope.cancel()
 
 
 async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None) -> None:

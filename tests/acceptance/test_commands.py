@@ -248,5 +248,5 @@ async def unused_port() -> int:
 async def test_help_names_every_command(command: CommandFactory) -> None:
     done = await command({}, "--help")
     assert done.code == 0
-    for name in ("serve", "up", "demo", "migrate", "doctor", "users", "workspaces", "neon-emulator"):
+    for name in ("serve", "up", "demo", "migrate", "doctor", "users", "workspaces", "worker", "neon-emulator"):
         assert name in done.out

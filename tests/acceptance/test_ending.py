@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import asyncpg
 import psutil
 import pytest
@@ -156,6 +157,15 @@ async def use(serve: ServeFactory, entry: dict[str, Any], sql: str) -> Serve:
         return server
 
 
+async def ran_its_jobs(entry: dict[str, Any]) -> bool:
+    """Whether a worker completed every job on the control database that a client configuration leads to."""
+    lines = (await anyio.Path(entry["env"]["AGENTDB_ENV_FILE"]).read_text()).splitlines()
+    connection = await asyncpg.connect(dict(line.split("=", 1) for line in lines)["AGENTDB_CONTROL_URL"])
+    jobs = await connection.fetch("SELECT last_run_at IS NOT NULL AND last_error IS NULL AS done FROM agentdb_job")
+    await connection.close()
+    return bool(jobs) and all(job["done"] for job in jobs)
+
+
 async def test_up_prints_clients_that_work_survives_a_kill_and_ends_by_sigterm(
     start: StartFactory,
     serve: ServeFactory,
@@ -177,6 +187,7 @@ async def test_up_prints_clients_that_work_survives_a_kill_and_ends_by_sigterm(
     async with start({}, *arguments) as up:
         entry = (await first_json(up))["mcpServers"][name]
         await use(serve, entry, "TABLE survivor")
+        await until(lambda: ran_its_jobs(entry))
         up.terminate()
         await until(lambda: up.returncode is not None, within=10)
         assert up.returncode == 0

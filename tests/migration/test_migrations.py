@@ -41,7 +41,14 @@ EVERY_COLUMN = """
      WHERE table_schema = 'public' ORDER BY 1, 2
 """
 
-OURS = {"agentdb_migration", "db_usage_ledger", "user_db_budget", "user_global_database", "workspace_database"}
+OURS = {
+    "agentdb_job",
+    "agentdb_migration",
+    "db_usage_ledger",
+    "user_db_budget",
+    "user_global_database",
+    "workspace_database",
+}
 
 DATABASE_COLUMNS = {
     "id": "text",

@@ -1,0 +1,42 @@
+"""`worker`: background jobs until SIGTERM or SIGINT; a second signal ends it at once."""
+
+from __future__ import annotations
+
+import signal
+
+import anyio
+
+from agentdb_mcp.bootstrap import Application
+from agentdb_mcp.errors import ConfigurationError
+from agentdb_mcp.jobs import Worker, jobs_of
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.store.jobs import JobStore
+
+log = get_logger(__name__)
+
+
+async def run_worker(application: Application) -> None:
+    """Raises ConfigurationError where there is nothing to do."""
+    jobs = jobs_of(application)
+    if not jobs:
+        raise ConfigurationError(
+            "There is nothing for a worker to do.", hint="Set NEON_API_KEY or AGENTDB_PROVIDER_URL."
+        )
+    worker = Worker(application, JobStore(application.managed().control), jobs)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_obey_signals, worker, group.cancel_scope)
+        log.info("worker started", jobs=[job.name for job in jobs])
+        await worker.run()
+        group.cancel_scope.cancel()
+    log.info("worker ended")
+
+
+async def _obey_signals(worker: Worker, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            log.info("worker asked to end")
+            worker.stop()
+            break
+        async for _ in signals:
+            scope.cancel()
+            return
