@@ -27,6 +27,7 @@ from agentdb_mcp.services import (
     Queries,
     Reconcile,
     Sync,
+    Tiers,
     Usage,
     utc_now,
 )
@@ -115,7 +116,7 @@ async def open_application(
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
         stack.callback(background.cancel_scope.cancel)
-        provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit)
+        provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
         resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
         lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
@@ -168,7 +169,9 @@ def _usage(
     meter: SpanMeter[str] = SpanMeter(policy.compute.suspend_timeout_s * 1_000_000)
     metering = Metering(meter, ledger, clock, policy.metering.size_sample_s)
     budgets = Budgets(policy, metering, ledger, store)
-    return Usage(policy, budgets, store, ledger, identity, Pausing(provider, databases, store, budgets), clock)
+    pausing = Pausing(provider, databases, store, budgets)
+    tiers = Tiers(policy, provider, databases, store)
+    return Usage(policy, budgets, store, ledger, identity, pausing, tiers, clock)
 
 
 def _cipher(settings: Settings) -> Cipher | None:

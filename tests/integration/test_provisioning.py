@@ -19,7 +19,7 @@ from anyio.streams.text import TextReceiveStream
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, ProvisioningFailed
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.models import DatabaseStatus, Project, ProjectAccess, Scope, Tenant
+from agentdb_mcp.models import DatabaseStatus, Project, ProjectAccess, ProjectSettings, Scope, Tenant
 from agentdb_mcp.providers import Provider, project_name
 from agentdb_mcp.providers.neon import NeonProvider
 from agentdb_mcp.services import Provisioning
@@ -160,9 +160,9 @@ class Held:
     async def find(self, name: str) -> list[Project]:
         return await self.real.find(name)
 
-    async def create(self, name: str) -> Project:
+    async def create(self, name: str, settings: ProjectSettings | None = None) -> Project:
         await self.wait("create")
-        return await self.real.create(name)
+        return await self.real.create(name, settings)
 
     async def access(self, project: Project) -> ProjectAccess:
         return await self.real.access(project)

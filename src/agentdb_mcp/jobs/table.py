@@ -5,8 +5,12 @@ from __future__ import annotations
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError, NotAllowed
 from agentdb_mcp.jobs.worker import Job
+from agentdb_mcp.logs import get_logger
 from agentdb_mcp.services.reconcile import SETTLED_S, Kind, Mended
 
+log = get_logger(__name__)
+
+USERS_AT_ONCE = 200
 # Orphans are rare. Many at once mean that this is the wrong control database, or an old copy of it.
 MAX_ORPHANS = 10
 
@@ -33,7 +37,33 @@ async def reconcile(application: Application, *, settled_s: float = SETTLED_S) -
         raise errors[0]
 
 
-JOBS = (Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),)
+async def sync(application: Application) -> None:
+    """Put the provider's figures in the place of estimates."""
+    synced = await application.managed().sync().run()
+    log.info("consumption synced", projects=synced.projects, hours=synced.hours, error_percent=synced.error_percent)
+
+
+async def settle_budgets(application: Application) -> None:
+    """Begin the periods that are due, pause, resume and move what was not."""
+    usage = application.managed().usage
+    users = await usage.store.due(usage.clock())
+    for start in range(0, len(users), USERS_AT_ONCE):
+        await usage.pausing.follow(await usage.budgets.look(users[start : start + USERS_AT_ONCE]))
+    await usage.tiers.follow(await usage.store.misplaced())
+
+
+async def prune_ledger(application: Application) -> None:
+    """Forget what is older than any history that is asked for, and estimates that were replaced long ago."""
+    usage = application.managed().usage
+    await usage.ledger.prune(usage.clock())
+
+
+JOBS = (
+    Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),
+    Job("sync", every_s=900, timeout_s=1800, run=sync, needs_provider=True),
+    Job("settle-budgets", every_s=60, timeout_s=600, run=settle_budgets),
+    Job("prune-ledger", every_s=86_400, timeout_s=1800, run=prune_ledger),
+)
 
 
 def jobs_of(application: Application) -> list[Job]:

@@ -9,6 +9,7 @@ from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
 from agentdb_mcp.services.reconcile import Reconcile
 from agentdb_mcp.services.sync import Sync, Synced
+from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.usage import Usage
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Reconcile",
     "Sync",
     "Synced",
+    "Tiers",
     "Usage",
     "utc_now",
 ]

@@ -16,7 +16,7 @@ from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, ProvisioningFailed
 from agentdb_mcp.execution import layout
 from agentdb_mcp.logs import get_logger, register_secret
-from agentdb_mcp.models import DatabaseStatus, Scope
+from agentdb_mcp.models import DatabaseStatus, ProjectSettings, Scope
 from agentdb_mcp.providers import Provider, project_name
 from agentdb_mcp.store import Claim, DatabaseRow, DatabaseStore
 
@@ -35,6 +35,8 @@ class Provisioning:
     provider: Provider | None
     cipher: Cipher | None
     connection_limit: int
+    # What a new project is made with, by who pays for it.
+    settings: Callable[[str | None], Awaitable[ProjectSettings]]
 
     async def ensure(self, scope: Scope, owner_id: str) -> DatabaseRow:
         """The ready row of a declared database: made by us, or waited for while another process makes it."""
@@ -113,7 +115,7 @@ class Provisioning:
         provider, cipher = self._configured()
         row = claim.row
         found = await provider.find(row.project_name)
-        project = found[0] if found else await provider.create(row.project_name)
+        project = found[0] if found else await provider.create(row.project_name, await self.settings(row.user_id))
         await self.databases.record_project(claim, project.id, project.branch_id)
         access = await provider.access(project)
         register_secret(access.uri)

@@ -15,6 +15,7 @@ from agentdb_mcp.services.bills import Bill, limit_microcents, lines_of
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.metering import Clock
 from agentdb_mcp.services.pausing import Pausing
+from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.store import BudgetStore, DatabaseUsage, IdentityStore, LedgerStore
 
 log = get_logger(__name__)
@@ -34,6 +35,7 @@ class Usage:
     ledger: LedgerStore
     identity: IdentityStore
     pausing: Pausing
+    tiers: Tiers
     clock: Clock
 
     async def report(self, user_id: str) -> BudgetReport:
@@ -66,7 +68,9 @@ class Usage:
             raise InvalidArgument(f"A custom limit is between 0 and {MAX_BUDGET_CENTS:,} cents.")
         await self._read(user_id)
         await self.store.set_tier(user_id, tier, custom_budget_cents)
-        return await self._changed(user_id)
+        report = await self._changed(user_id)
+        await self.tiers.follow(await self.store.misplaced(user_id))
+        return report
 
     async def history(self, user_id: str, since: date, until: date) -> list[DayCost]:
         """Costs by day (UTC) and database, the last day included; days without costs are left out.

@@ -35,8 +35,8 @@ class BudgetStore:
         async with self._control.connection() as connection:
             try:
                 await connection.execute(
-                    "INSERT INTO user_db_budget (user_id, tier, period_anchor, current_period_start)"
-                    " VALUES ($1, $2, coalesce($3, now()), coalesce($3, now())) ON CONFLICT (user_id) DO NOTHING",
+                    "INSERT INTO user_db_budget (user_id, tier, placed_tier, period_anchor, current_period_start)"
+                    " VALUES ($1, $2, $2, coalesce($3, now()), coalesce($3, now())) ON CONFLICT (user_id) DO NOTHING",
                     user_id,
                     tier,
                     anchor,
@@ -77,6 +77,22 @@ class BudgetStore:
                 custom_budget_cents,
             )
             await _tell(connection, user_id)
+
+    async def misplaced(self, user_id: str | None = None) -> list[str]:
+        """Users (or this one) whose projects are not set up for their tier yet."""
+        async with self._control.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT user_id FROM user_db_budget WHERE placed_tier IS DISTINCT FROM tier"
+                " AND user_id = coalesce($1, user_id) ORDER BY user_id",
+                user_id,
+            )
+        return [row["user_id"] for row in rows]
+
+    async def record_placed(self, user_id: str, tier: str) -> None:
+        async with self._control.connection() as connection:
+            await connection.execute(
+                "UPDATE user_db_budget SET placed_tier = $2, updated_at = now() WHERE user_id = $1", user_id, tier
+            )
 
     async def reset_period(self, user_id: str, start: datetime) -> None:
         """Count periods from `start` on; what was used before it is of the past."""

@@ -113,6 +113,19 @@ class LedgerStore:
                 )
         return Drift(int(row["estimated"]), int(row["billed"]))
 
+    async def prune(self, now: datetime) -> None:
+        """Delete estimates that were replaced two months ago, and everything after fourteen."""
+        async with self._control.transaction() as connection:
+            await connection.execute(
+                "DELETE FROM db_usage_ledger WHERE hour < $1::timestamptz - interval '14 months'", now
+            )
+            await connection.execute(
+                "DELETE FROM db_usage_ledger AS l WHERE source <> 'provider' AND size_at IS NULL"
+                " AND hour < $1::timestamptz - interval '2 months' AND EXISTS (SELECT FROM db_usage_ledger AS b"
+                " WHERE b.database_id = l.database_id AND b.hour = l.hour AND b.source = 'provider')",
+                now,
+            )
+
     async def usage(
         self, windows: Sequence[tuple[str, datetime, datetime | None]], now: datetime, compute_mcu: int
     ) -> list[DatabaseUsage]:

@@ -3,6 +3,10 @@ ALTER TABLE user_db_budget ADD COLUMN period_anchor timestamptz;
 UPDATE user_db_budget SET period_anchor = current_period_start;
 ALTER TABLE user_db_budget ALTER COLUMN period_anchor SET NOT NULL, ALTER COLUMN period_anchor SET DEFAULT now();
 
+-- The tier that the user's projects are set up for; where it is another one, they have to be moved.
+ALTER TABLE user_db_budget ADD COLUMN placed_tier text;
+UPDATE user_db_budget SET placed_tier = tier;
+
 -- What the provider was told last; what it should be told follows from the payer's budget.
 ALTER TABLE user_global_database ADD COLUMN paused boolean NOT NULL DEFAULT false;
 ALTER TABLE workspace_database ADD COLUMN paused boolean NOT NULL DEFAULT false;

@@ -1,0 +1,62 @@
+"""What a user's tier means for projects: whose account they are in, and how their computes are set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.models import DatabaseStatus, Ownership, ProjectSettings
+from agentdb_mcp.policy import Policy
+from agentdb_mcp.providers import Provider
+from agentdb_mcp.store import BudgetStore, DatabaseStore
+
+log = get_logger(__name__)
+
+# What Neon does unasked; its free plan refuses a setting, even this one.
+NEON_SUSPEND_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    policy: Policy
+    provider: Provider | None
+    databases: DatabaseStore
+    budgets: BudgetStore
+
+    async def settings(self, user_id: str | None) -> ProjectSettings:
+        """Of a new project that the user pays for."""
+        rows = await self.budgets.read([user_id]) if user_id else []
+        return self._settings(rows[0].tier if rows else next(iter(self.policy.tiers)))
+
+    async def follow(self, user_ids: Iterable[str]) -> None:
+        """Set up the users' projects for their tiers; what fails is logged, and tried again next time."""
+        for user_id in user_ids:
+            try:
+                await self.place(user_id)
+            except AgentDBError as error:
+                log.warning("projects not moved", code=error.code)
+
+    async def place(self, user_id: str) -> None:
+        """Move the user's projects to the account of the tier. Raises ProvisioningFailed, DatabaseUnavailable."""
+        if self.provider is None:
+            return
+        async with self.budgets.turn(user_id):
+            for budget in await self.budgets.read([user_id]):
+                settings = self._settings(budget.tier)
+                for row in await self.databases.of_user(user_id):
+                    ours = row.ownership is Ownership.PLATFORM and row.status is DatabaseStatus.READY
+                    if ours and row.project_id is not None:
+                        await self.provider.move(row.project_id, paid=bool(settings.paid))
+                        await self.provider.configure(row.project_id, settings)
+                await self.budgets.record_placed(user_id, budget.tier)
+
+    def _settings(self, tier: str) -> ProjectSettings:
+        paid = tier in self.policy.organizations.paid_tiers
+        timeout = self.policy.compute.suspend_timeout_s
+        return ProjectSettings(
+            max_cu=float(self.policy.compute.max_cu),
+            suspend_timeout_s=timeout if paid and timeout != NEON_SUSPEND_TIMEOUT_S else None,
+            paid=paid,
+        )
