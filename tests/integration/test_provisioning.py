@@ -340,9 +340,9 @@ async def test_one_caller_giving_up_does_not_fail_the_others(
     held = Held.on(application.managed().provider)
     create = NeonProvider.create
 
-    async def wait_and_create(provider: NeonProvider, name: str) -> Project:
+    async def wait_and_create(provider: NeonProvider, name: str, settings: ProjectSettings | None = None) -> Project:
         await held.wait("create")
-        return await create(provider, name)
+        return await create(provider, name, settings)
 
     async def ask() -> None:
         answer = await application.queries.execute(tenant, Scope.AGENT, [Statement("SELECT 1")])
