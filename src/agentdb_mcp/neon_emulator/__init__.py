@@ -29,6 +29,7 @@ from agentdb_mcp.neon_emulator.operations import Operations
 from agentdb_mcp.neon_emulator.projects import Projects
 from agentdb_mcp.neon_emulator.proxy import Upstream, serve_proxy
 from agentdb_mcp.neon_emulator.serving import serve
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import Installation, install, prepare_connection
 from agentdb_mcp.neon_emulator.tasks import task_group
 from agentdb_mcp.neon_emulator.usage import Usage
@@ -120,9 +121,9 @@ async def neon_emulator(
 async def _projects(
     installation: Installation, pool: asyncpg.Pool, location: Location, behaviour: Behaviour, *, proxied: bool
 ) -> Projects:
-    clock, cluster = Clock(), await open_cluster(pool, location)
+    clock, cluster = Clock(behaviour.start_at), await open_cluster(pool, location)
     operations = Operations(pool, clock, behaviour.operation_seconds)
-    usage = Usage(pool, cluster, clock)
+    usage = Usage(pool, clock)
     return Projects(installation, cluster, Computes(pool, cluster, clock, behaviour, operations, usage, proxied))
 
 
@@ -141,7 +142,7 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
 
     async def look(*, sizes: bool) -> None:
         try:
-            await projects.computes.settle(sizes=sizes)
+            await settle(projects.computes, sizes=sizes)
             await projects.purge_expired()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             logger.warning("looking at what has fallen due failed (%s)", type(error).__name__)
@@ -154,6 +155,10 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
             group.cancel_scope.cancel()
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT_S):
         await look(sizes=False)
+
+
+async def _keep(_connection: asyncpg.Connection) -> None:
+    """Our sessions hold no state between uses, and asking for a reset would double the way of short statements."""
 
 
 @asynccontextmanager
@@ -176,6 +181,7 @@ async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
         max_size=POOL_SIZE,
         server_settings=SESSION,
         init=prepare_connection,
+        reset=_keep,
     )
     try:
         yield pool

@@ -144,21 +144,27 @@ def project_change(body: Fields) -> ProjectChange:
 
 
 async def json_body(request: Request, *, optional: bool = False) -> Fields:
-    """The body as an object, without the characters that Postgres cannot store."""
+    """The body as an object."""
+    body = await json_value(request, empty={} if optional else None)
+    if not isinstance(body, dict):
+        raise bad_request("the request body must be a JSON object")
+    return body
+
+
+async def json_value(request: Request, *, empty: Fields | None = None, most: int = BODY_BYTES) -> object:
+    """The body, without the characters that Postgres cannot store; `empty` where there is none."""
     raw = bytearray()
     async for part in request.stream():
         raw += part
-        if len(raw) > BODY_BYTES:
+        if len(raw) > most:
             raise ApiError(413, "the request body is too large")
-    if optional and not raw:
-        return {}
+    if empty is not None and not raw:
+        return empty
     try:
-        body = json.loads(bytes(raw), parse_constant=_refuse_constant)
+        body: object = json.loads(bytes(raw), parse_constant=_refuse_constant)
         _check_characters(body)
     except (ValueError, RecursionError):
         raise bad_request("the request body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise bad_request("the request body must be a JSON object")
     return body
 
 

@@ -144,13 +144,6 @@ class Cluster:
         )
         return [record["oid"] for record in records]
 
-    async def sizes(self, database_oids: Iterable[int]) -> dict[int, int]:
-        records = await self.pool.fetch(
-            "SELECT oid, pg_database_size(oid) AS size FROM pg_database WHERE oid = ANY($1::oid[])",
-            list(database_oids),
-        )
-        return {record["oid"]: record["size"] for record in records}
-
     async def busy_databases(self, database_oids: Iterable[int]) -> set[int]:
         """Those in which a statement or a transaction is open."""
         records = await self.pool.fetch(

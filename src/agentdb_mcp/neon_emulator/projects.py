@@ -18,6 +18,7 @@ from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.errors import not_found
 from agentdb_mcp.neon_emulator.naming import new_id, new_password
 from agentdb_mcp.neon_emulator.operations import Operations
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import (
     Branch,
     Database,
@@ -181,6 +182,7 @@ class Projects:
         await self.pool.execute(
             "UPDATE branch SET size_bytes = size_bytes + pg_database_size($2::oid) WHERE id = $1", branch.id, oid
         )
+        self.computes.usage.sized.discard(branch.id)
         return await insert(
             self.pool,
             Database,
@@ -194,6 +196,8 @@ class Projects:
 
     async def change(self, project_id: str, change: ProjectChange) -> Project:
         """Merge: a quota that is not named keeps its value. Endpoints that exist keep their settings, as Neon's do."""
+        if change.settings.get("quota"):
+            await settle(self.computes, [project_id])  # what was used until now was under the old one
         async with self.pool.acquire() as connection, connection.transaction():
             project = await self.operations.lock_project(connection, project_id)
             if project is None:
@@ -211,12 +215,12 @@ class Projects:
             )
             changed = (await select(connection, Project, "WHERE id = $1", project_id))[0]
         if change.settings.get("quota"):
-            await self.computes.settle([project_id])
+            await settle(self.computes, [project_id])
         return changed
 
     async def delete(self, project_id: str) -> Project:
         """Gone from every answer at once and out of reach, but kept until the time for recovering it is over."""
-        await self.computes.settle([project_id])
+        await settle(self.computes, [project_id])
         now = self.clock.now()
         async with self.cluster.roles_lock, self.pool.acquire() as connection, connection.transaction():
             if await self.operations.lock_project(connection, project_id) is None:
