@@ -23,7 +23,7 @@ from agentdb_mcp.neon_emulator.cluster import open_cluster
 from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.control import build_control
 from agentdb_mcp.neon_emulator.faults import Faults, RateLimit
-from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, resolves_here
+from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, names_lead_to
 from agentdb_mcp.neon_emulator.naming import quoted
 from agentdb_mcp.neon_emulator.operations import Operations
 from agentdb_mcp.neon_emulator.projects import Projects
@@ -101,9 +101,10 @@ async def neon_emulator(
         if proxy:
             upstream = Upstream(location.host, location.port, projects.computes)
             proxy_port = await stack.enter_async_context(serve_proxy(upstream, host, installation.proxy_port))
+            named = behaviour.named_hosts if behaviour.named_hosts is not None else await names_lead_to(host)
             # The next run takes the same one where it can, so that URIs given out go on working.
             await pool.execute("UPDATE installation SET proxy_port = $1", proxy_port)
-            address = Address(host, proxy_port, None, proxied=True, named=await resolves_here("localhost"))
+            address = Address(host, proxy_port, None, proxied=True, named=named)
         organizations = (await state.organizations(pool))[: len(behaviour.organizations)]
         key, faults = api_key or installation.api_key, Faults()
         limit = RateLimit(projects.clock, behaviour.requests_per_minute)

@@ -30,6 +30,9 @@ class Behaviour:
     consumption_lag_seconds: float = 0.0
     size_sample_seconds: float = 60.0
     tick_seconds: float = 0.5
+    # Whether URIs have hosts such as ep-….localhost; None is where these lead to this machine. Elsewhere the endpoint
+    # stands in the URI's options.
+    named_hosts: bool | None = None
     # Neon's is reported as 700.
     requests_per_minute: int | None = None
     # The first is the one of `Emulator.org_id`; every one gets a key of its own.

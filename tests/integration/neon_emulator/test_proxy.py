@@ -12,7 +12,7 @@ import anyio
 import asyncpg
 import httpx
 import pytest
-from emulating import GONE, base, client, connected, controlled, create, uri_of
+from emulating import GONE, base, client, connected, controlled, create, done, uri_of
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
 from agentdb_mcp.neon_emulator import Behaviour, neon_emulator
@@ -64,7 +64,41 @@ async def test_the_pooler_refuses_what_it_cannot_keep(api: httpx.AsyncClient) ->
 async def test_an_endpoint_that_is_not_there_cannot_be_asked_for(api: httpx.AsyncClient) -> None:
     created = await create(api)
     with pytest.raises(asyncpg.InternalServerError, match="could not be found"):
-        await asyncpg.connect(uri_of(created) + "?options=endpoint%3Dep-never-was-12345678")
+        await asyncpg.connect(uri_of(created).partition("?")[0] + "?options=endpoint%3Dep-never-was-12345678")
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_uris_name_the_endpoint_in_the_host_or_else_in_their_options(named: bool) -> None:
+    async with controlled(Behaviour(operation_seconds=0, named_hosts=named)) as (_, api, _):
+        created = await create(api)
+        endpoint_id = created["endpoints"][0]["id"]
+        names = {"database_name": created["databases"][0]["name"], "role_name": created["roles"][0]["name"]}
+        pooled = (await api.get(f"{base(created)}/connection_uri", params={**names, "pooled": "true"})).json()["uri"]
+        direct = urlsplit(uri_of(created))
+        if named:
+            assert (direct.hostname, direct.query) == (f"{endpoint_id}.localhost", "")
+            assert urlsplit(pooled).hostname == f"{endpoint_id}-pooler.localhost"
+        else:
+            assert (direct.hostname, direct.query) == ("127.0.0.1", f"options=endpoint%3D{endpoint_id}")
+            assert urlsplit(pooled).query == f"options=endpoint%3D{endpoint_id}-pooler"
+        for uri in (uri_of(created), pooled):
+            # The name may not resolve on this machine; what it leads to is there.
+            async with connected(uri, host="127.0.0.1", port=direct.port) as connection:
+                assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_options_choose_among_endpoints_and_the_rest_of_them_reaches_postgres(api: httpx.AsyncClient) -> None:
+    created = await create(api)
+    body = {"endpoints": [{"type": "read_write"}]}
+    copy = (await done(api, "POST", f"{base(created)}/branches", json=body))["endpoints"][0]
+    await done(api, "POST", f"{base(created)}/endpoints/{copy['id']}/suspend")
+    plain = uri_of(created).partition("?")[0]
+    options = f"-c statement_timeout=5s endpoint={copy['id']} -c geqo=off"
+    async with connected(plain, server_settings={"options": options}) as connection:
+        assert await connection.fetchval("SHOW statement_timeout") == "5s"
+        assert await connection.fetchval("SHOW geqo") == "off"
+    woken = (await api.get(f"{base(created)}/endpoints/{copy['id']}")).json()["endpoint"]
+    assert woken["current_state"] == "active"
 
 
 @pytest.mark.parametrize(
