@@ -65,6 +65,14 @@ class NewBranch:
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """The body of `POST …/restore`, to the head of another branch."""
+
+    source_branch_id: str
+    preserve_under_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     destination_org_id: str
     project_ids: list[str]
@@ -82,6 +90,15 @@ def new_branch(body: Fields) -> NewBranch:
         parent_id=_identifier(branch, "parent_id"),
         endpoints=[_compute_settings(endpoint) for endpoint in endpoints],
     )
+
+
+def restore(body: Fields) -> Restore:
+    """Points in time are refused: there is no history behind a branch here, only its head."""
+    source = _needed(_identifier(body, "source_branch_id"), "source_branch_id")
+    for key in ("source_lsn", "source_timestamp"):
+        if _text(body, key) is not None:
+            raise bad_request(f"`{key}` cannot be given here: only the head of another branch can be restored from")
+    return Restore(source, _text(body, "preserve_under_name"))
 
 
 def new_role(body: Fields) -> str:

@@ -191,6 +191,7 @@ class Projects:
             branch_id=branch.id,
             name=name,
             owner_name=owner,
+            origin=copy_of.origin or copy_of.oid if copy_of is not None else None,
             **stamps(self.clock.now()),
         )
 
@@ -338,7 +339,16 @@ class Projects:
         await self.pool.execute("UPDATE endpoint SET booked_until = greatest(booked_until, $1)", self.clock.now())
         for project in await select(self.pool, Project, "WHERE state = 'creating'"):
             await self._finished_or_logged(project)
+        await self._reopen()
         await self.purge_expired()
+
+    async def _reopen(self) -> None:
+        """Databases that a copy or a restore had closed when the run was killed."""
+        records = await self.pool.fetch(
+            "SELECT oid FROM database JOIN pg_database USING (oid) JOIN project ON project.id = database.project_id"
+            " WHERE project.state = 'ready' AND NOT pg_database.datallowconn"
+        )
+        await self.cluster.open([record["oid"] for record in records])
 
     async def living(self, project_id: str, organizations: Sequence[str]) -> Project:
         project = await find_project(self.pool, project_id)

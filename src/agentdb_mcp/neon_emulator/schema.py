@@ -79,6 +79,8 @@ CREATE TABLE IF NOT EXISTS database (
     branch_id text NOT NULL REFERENCES branch ON DELETE CASCADE,
     name text NOT NULL,
     owner_name text NOT NULL,
+    -- The first database that it is a copy of: at Neon they have one name in all branches, on one cluster they cannot.
+    origin oid,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
 );
@@ -146,6 +148,7 @@ ALTER TABLE operation ADD COLUMN IF NOT EXISTS outcome text NOT NULL DEFAULT 'fi
     ADD COLUMN IF NOT EXISTS ends_at timestamptz DEFAULT now(),
     DROP COLUMN IF EXISTS status, DROP COLUMN IF EXISTS updated_at;
 ALTER TABLE operation ALTER COLUMN ends_at DROP DEFAULT;
+ALTER TABLE database ADD COLUMN IF NOT EXISTS origin oid;
 DO $$ BEGIN
     IF pg_get_constraintdef((SELECT oid FROM pg_constraint WHERE conname = 'project_state_check'
             AND conrelid = 'project'::regclass)) LIKE '%deleting%' THEN

@@ -99,6 +99,7 @@ class Database:
     branch_id: str
     name: str
     owner_name: str
+    origin: int | None
     created_at: datetime
     updated_at: datetime
 

@@ -23,7 +23,7 @@ async def test_a_deleted_project_is_out_of_reach_until_it_is_recovered(
     with pytest.raises(asyncpg.PostgresError):
         await asyncpg.connect(uri_of(created))
     with pytest.raises(asyncpg.PostgresError):
-        await asyncpg.connect(uri_of(created), port=postgres.port)
+        await asyncpg.connect(uri_of(created).partition("?")[0], host="127.0.0.1", port=postgres.port)
     assert (await api.get(base(created))).status_code == 404
     assert (await api.get("/projects", params={"search": "mistake"})).json()["projects"] == []
     listed = (await api.get("/projects", params={"search": "mistake", "recoverable": "true"})).json()["projects"]
