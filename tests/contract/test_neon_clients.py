@@ -315,7 +315,11 @@ async def _walk(api: httpx.AsyncClient, emulator: Emulator, made: Json) -> None:
         expected_refusal = "never-was" in path or "none" in str(options) or options in ({"params": {"limit": 0}},)
         assert last.is_success or expected_refusal or last.status_code in (400, 422), (method, path, last.text)
     copies = [found for found in (await api.get(f"{project}/branches")).json()["branches"] if not found["default"]]
+    restore = f"{project}/branches/{copies[0]['id']}/restore"
     await _settled(api, project)
+    assert (await api.post(restore, json={"source_branch_id": made["branch"]["id"]})).status_code == 200
+    await _settled(api, project)
+    assert (await api.post(restore, json={"source_branch_id": copies[0]["id"]})).status_code == 400
     assert (await api.delete(f"{project}/branches/{copies[0]['id']}")).status_code == 200
     await _settled(api, project)
     move = {"destination_org_id": emulator.org_id, "project_ids": [made["project"]["id"]]}

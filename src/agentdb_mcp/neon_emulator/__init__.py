@@ -23,12 +23,13 @@ from agentdb_mcp.neon_emulator.cluster import open_cluster
 from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.control import build_control
 from agentdb_mcp.neon_emulator.faults import Faults, RateLimit
-from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, resolves_here
+from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, names_lead_to
 from agentdb_mcp.neon_emulator.naming import quoted
 from agentdb_mcp.neon_emulator.operations import Operations
 from agentdb_mcp.neon_emulator.projects import Projects
 from agentdb_mcp.neon_emulator.proxy import Upstream, serve_proxy
 from agentdb_mcp.neon_emulator.serving import serve
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import Installation, install, prepare_connection
 from agentdb_mcp.neon_emulator.tasks import task_group
 from agentdb_mcp.neon_emulator.usage import Usage
@@ -100,9 +101,10 @@ async def neon_emulator(
         if proxy:
             upstream = Upstream(location.host, location.port, projects.computes)
             proxy_port = await stack.enter_async_context(serve_proxy(upstream, host, installation.proxy_port))
+            named = behaviour.named_hosts if behaviour.named_hosts is not None else await names_lead_to(host)
             # The next run takes the same one where it can, so that URIs given out go on working.
             await pool.execute("UPDATE installation SET proxy_port = $1", proxy_port)
-            address = Address(host, proxy_port, None, proxied=True, named=await resolves_here("localhost"))
+            address = Address(host, proxy_port, None, proxied=True, named=named)
         organizations = (await state.organizations(pool))[: len(behaviour.organizations)]
         key, faults = api_key or installation.api_key, Faults()
         limit = RateLimit(projects.clock, behaviour.requests_per_minute)
@@ -120,9 +122,9 @@ async def neon_emulator(
 async def _projects(
     installation: Installation, pool: asyncpg.Pool, location: Location, behaviour: Behaviour, *, proxied: bool
 ) -> Projects:
-    clock, cluster = Clock(), await open_cluster(pool, location)
+    clock, cluster = Clock(behaviour.start_at), await open_cluster(pool, location)
     operations = Operations(pool, clock, behaviour.operation_seconds)
-    usage = Usage(pool, cluster, clock)
+    usage = Usage(pool, clock)
     return Projects(installation, cluster, Computes(pool, cluster, clock, behaviour, operations, usage, proxied))
 
 
@@ -141,7 +143,7 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
 
     async def look(*, sizes: bool) -> None:
         try:
-            await projects.computes.settle(sizes=sizes)
+            await settle(projects.computes, sizes=sizes)
             await projects.purge_expired()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             logger.warning("looking at what has fallen due failed (%s)", type(error).__name__)
@@ -154,6 +156,10 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
             group.cancel_scope.cancel()
     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT_S):
         await look(sizes=False)
+
+
+async def _keep(_connection: asyncpg.Connection) -> None:
+    """Our sessions hold no state between uses, and asking for a reset would double the way of short statements."""
 
 
 @asynccontextmanager
@@ -176,6 +182,7 @@ async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
         max_size=POOL_SIZE,
         server_settings=SESSION,
         init=prepare_connection,
+        reset=_keep,
     )
     try:
         yield pool

@@ -178,6 +178,7 @@ def _branch_calls(on: BranchHandlers) -> list[Call]:
         ("GET", BRANCHES + "/count", on.count_branches),
         ("GET", BRANCH, on.get_branch),
         ("DELETE", BRANCH, on.delete_branch),
+        ("POST", BRANCH + "/restore", on.restore_branch),
         ("GET", BRANCH + "/roles", on.list_roles),
         ("POST", BRANCH + "/roles", on.create_role),
         ("GET", ROLE, on.get_role),

@@ -65,6 +65,14 @@ class NewBranch:
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """The body of `POST …/restore`, to the head of another branch."""
+
+    source_branch_id: str
+    preserve_under_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     destination_org_id: str
     project_ids: list[str]
@@ -82,6 +90,15 @@ def new_branch(body: Fields) -> NewBranch:
         parent_id=_identifier(branch, "parent_id"),
         endpoints=[_compute_settings(endpoint) for endpoint in endpoints],
     )
+
+
+def restore(body: Fields) -> Restore:
+    """Points in time are refused: there is no history behind a branch here, only its head."""
+    source = _needed(_identifier(body, "source_branch_id"), "source_branch_id")
+    for key in ("source_lsn", "source_timestamp"):
+        if _text(body, key) is not None:
+            raise bad_request(f"`{key}` cannot be given here: only the head of another branch can be restored from")
+    return Restore(source, _text(body, "preserve_under_name"))
 
 
 def new_role(body: Fields) -> str:
@@ -144,21 +161,27 @@ def project_change(body: Fields) -> ProjectChange:
 
 
 async def json_body(request: Request, *, optional: bool = False) -> Fields:
-    """The body as an object, without the characters that Postgres cannot store."""
+    """The body as an object."""
+    body = await json_value(request, empty={} if optional else None)
+    if not isinstance(body, dict):
+        raise bad_request("the request body must be a JSON object")
+    return body
+
+
+async def json_value(request: Request, *, empty: Fields | None = None, most: int = BODY_BYTES) -> object:
+    """The body, without the characters that Postgres cannot store; `empty` where there is none."""
     raw = bytearray()
     async for part in request.stream():
         raw += part
-        if len(raw) > BODY_BYTES:
+        if len(raw) > most:
             raise ApiError(413, "the request body is too large")
-    if optional and not raw:
-        return {}
+    if empty is not None and not raw:
+        return empty
     try:
-        body = json.loads(bytes(raw), parse_constant=_refuse_constant)
+        body: object = json.loads(bytes(raw), parse_constant=_refuse_constant)
         _check_characters(body)
     except (ValueError, RecursionError):
         raise bad_request("the request body is not valid JSON") from None
-    if not isinstance(body, dict):
-        raise bad_request("the request body must be a JSON object")
     return body
 
 

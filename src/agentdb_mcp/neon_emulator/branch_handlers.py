@@ -12,6 +12,7 @@ from agentdb_mcp.neon_emulator.bodies import Fields
 from agentdb_mcp.neon_emulator.branches import Branches
 from agentdb_mcp.neon_emulator.lookups import Lookups
 from agentdb_mcp.neon_emulator.projects import Projects
+from agentdb_mcp.neon_emulator.restoring import Restoring
 from agentdb_mcp.neon_emulator.state import Branch, Endpoint, Operation
 
 
@@ -21,6 +22,7 @@ class BranchHandlers(Lookups):
     def __init__(self, projects: Projects, answers: Answers) -> None:
         super().__init__(projects, answers)
         self._branches = Branches(projects)
+        self._restoring = Restoring(projects)
 
     async def list_branches(self, request: Request) -> Fields:
         project = await self._project(request)
@@ -39,6 +41,11 @@ class BranchHandlers(Lookups):
         for settings in wanted.endpoints:
             self._check_plan(self._organization(request, project.org_id), settings)
         return self._answers.created_branch(await self._branches.create(project, wanted), project)
+
+    async def restore_branch(self, request: Request) -> Fields:
+        wanted = bodies.restore(await bodies.json_body(request))
+        branch, operations = await self._restoring.restore(await self._branch(request), wanted)
+        return {"branch": self._answers.branch(branch), "operations": self._answers.operations(operations)}
 
     async def delete_branch(self, request: Request) -> Fields:
         branch = await self._branch(request)

@@ -10,6 +10,7 @@ from agentdb_mcp.neon_emulator.bodies import Fields, NewBranch
 from agentdb_mcp.neon_emulator.errors import ApiError, bad_request, not_found
 from agentdb_mcp.neon_emulator.naming import new_id, new_password
 from agentdb_mcp.neon_emulator.projects import Projects, endpoint_settings
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import (
     Branch,
     Database,
@@ -104,7 +105,7 @@ class Branches:
                 raise ApiError(422, "cannot delete a branch that has children")
             actions = ["suspend_compute", "delete_timeline"]
             identifiers = await self.projects.begin_on_branch(connection, branch.project_id, branch.id, actions)
-        await self.projects.computes.settle([branch.project_id])
+        await settle(self.projects.computes, [branch.project_id])
         async with operations.doing(identifiers) as begun:
             databases = await select(pool, Database, "WHERE branch_id = $1", branch.id)
             await self.projects.drop([], [database.oid for database in databases], [])
@@ -174,6 +175,7 @@ class Branches:
         async with operations.doing(identifiers) as begun:
             await self.projects.drop([], [database.oid], [])
             await pool.execute("DELETE FROM database WHERE oid = $1", database.oid)
+            self.projects.computes.usage.sized.discard(database.branch_id)
         return begun.operations
 
     async def change_endpoint(self, endpoint: Endpoint, settings: Fields) -> tuple[Endpoint, list[Operation]]:
@@ -183,7 +185,7 @@ class Branches:
             identifiers = await self.projects.begin_on_branch(
                 connection, endpoint.project_id, endpoint.branch_id, ["apply_config"]
             )
-        await self.projects.computes.settle([endpoint.project_id], sizes=False)
+        await settle(self.projects.computes, [endpoint.project_id], sizes=False)
         async with operations.doing(identifiers) as begun:
             await pool.execute(
                 "UPDATE endpoint SET settings = $2, updated_at = $3 WHERE id = $1",

@@ -1,4 +1,4 @@
-"""The emulator's time: the machine's, moved forward on request."""
+"""The emulator's time: the machine's, or one that starts elsewhere, moved forward on request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ HOUR = timedelta(hours=1)
 class Clock:
     """Runs like any clock; `advance` makes it jump, so that hours and days can be had in a test."""
 
-    def __init__(self) -> None:
-        self._ahead = timedelta(0)
+    def __init__(self, start_at: datetime | None = None) -> None:
+        """`start_at` is what it shows now, past or future; it has an offset."""
+        self._ahead = start_at - datetime.now(UTC) if start_at is not None else timedelta(0)
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self._ahead

@@ -89,7 +89,7 @@ class Cluster:
             name = with_suffix(wanted)
         raise RuntimeError("no free database name found")
 
-    async def copy_database(self, source_oid: int, owner: str) -> tuple[str, int]:
+    async def copy_database(self, source_oid: int, owner: str, *, closed: bool = False) -> tuple[str, int]:
         """A copy under a name of its own. Postgres copies only what nobody is in, so the source's sessions end."""
         source = await self._database_name(source_oid)
         try:
@@ -105,9 +105,24 @@ class Cluster:
             with anyio.CancelScope(shield=True):
                 await self._admit(source, True)
         await self.pool.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
-        await self._admit(name, True)
+        if not closed:
+            await self._admit(name, True)
         oid: int = await self.pool.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
         return name, oid
+
+    async def close(self, database_oids: Sequence[int]) -> None:
+        """Let nobody in and end the sessions there."""
+        for oid in database_oids:
+            await self._admit(await self._database_name(oid), False)
+        await self.disconnect([], database_oids)
+
+    async def open(self, database_oids: Sequence[int]) -> None:
+        for oid in database_oids:
+            await self._admit(await self._database_name(oid), True)
+
+    async def rename_database(self, connection: asyncpg.Connection, name: str, to: str) -> None:
+        """Nobody may be in it; the caller holds a transaction."""
+        await connection.execute(f"ALTER DATABASE {quoted(name)} RENAME TO {quoted(to)}")
 
     async def let_in(self, role_oids: Sequence[int], database_oids: Iterable[int]) -> None:
         """Let roles of a branch into databases of it: at Neon every role made by the API enters all of them."""
@@ -143,13 +158,6 @@ class Cluster:
             list(await self._with_made_roles(set(role_oids))),
         )
         return [record["oid"] for record in records]
-
-    async def sizes(self, database_oids: Iterable[int]) -> dict[int, int]:
-        records = await self.pool.fetch(
-            "SELECT oid, pg_database_size(oid) AS size FROM pg_database WHERE oid = ANY($1::oid[])",
-            list(database_oids),
-        )
-        return {record["oid"]: record["size"] for record in records}
 
     async def busy_databases(self, database_oids: Iterable[int]) -> set[int]:
         """Those in which a statement or a transaction is open."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -18,7 +17,8 @@ from agentdb_mcp.neon_emulator.cluster import Cluster
 from agentdb_mcp.neon_emulator.errors import ApiError, not_found
 from agentdb_mcp.neon_emulator.operations import Operations
 from agentdb_mcp.neon_emulator.quotas import breach, has_quota
-from agentdb_mcp.neon_emulator.state import Branch, Database, Endpoint, Operation, Project, find_project, select
+from agentdb_mcp.neon_emulator.state import Database, Endpoint, Operation, find_project, select
+from agentdb_mcp.neon_emulator.stretches import Stretch
 from agentdb_mcp.neon_emulator.usage import Totals, Usage
 
 ENDING_S, ENDING_STEP_S = 2.0, 0.02
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 class Session(Protocol):
     """A connection that came through the proxy."""
+
+    # Whether its client has sent something that Postgres has not answered.
+    asking: bool
 
     def abort(self) -> None: ...
 
@@ -64,7 +67,7 @@ class Computes:
 
     # --- waking -----------------------------------------------------------------------------------------------------
 
-    async def admit(self, endpoint_id: str) -> None:
+    async def admit(self, endpoint_id: str) -> Endpoint:
         """Wake the compute for a connection and wait until it is up. Raises Refused."""
         async with self._locks[endpoint_id]:
             rows = await select(self.pool, Endpoint, "WHERE id = $1", endpoint_id)
@@ -77,14 +80,16 @@ class Computes:
             if rows[0].current_state == "idle":
                 await self._start(rows[0])
                 ready_at = (await select(self.pool, Endpoint, "WHERE id = $1", endpoint_id))[0].ready_at
-            self.touch(endpoint_id)
+            self.touch(rows[0])
         # In small steps, since the clock may be moved forward meanwhile.
         while (missing := (ready_at - self.clock.now()).total_seconds()) > 0:  # noqa: ASYNC110
             await anyio.sleep(min(missing, 0.05))
+        return rows[0]
 
-    def touch(self, endpoint_id: str) -> None:
+    def touch(self, endpoint: Endpoint) -> None:
         """Note that bytes went through."""
-        self.touched[endpoint_id] = self.clock.now()
+        self.touched[endpoint.id] = self.clock.now()
+        self.usage.sized.discard(endpoint.branch_id)
 
     async def _start(self, endpoint: Endpoint) -> list[Operation]:
         """From idle to active; the caller holds the endpoint's lock."""
@@ -151,13 +156,15 @@ class Computes:
             self.pool, endpoint.project_id, endpoint.branch_id, endpoint.id, ["suspend_compute"]
         )
         async with self.operations.doing(identifiers, seconds) as begun:
-            async with self.usage.lock:
-                fresh = await select(self.pool, Endpoint, "WHERE id = $1", endpoint.id)
-                await self.usage.book_compute(fresh, at or self.clock.now())
-                await self.pool.execute(
+            async with self.usage.lock, self.pool.acquire() as connection:
+                fresh = await select(connection, Endpoint, "WHERE id = $1", endpoint.id)
+                moment = at or self.clock.now()
+                entries = self.usage.of_time([stretch_of(found, moment) for found in fresh])
+                await self.usage.book(connection, entries + self.usage.of_sent(fresh), {endpoint.id: moment})
+                await connection.execute(
                     "UPDATE endpoint SET current_state = 'idle', last_active = $2, updated_at = $2 WHERE id = $1",
                     endpoint.id,
-                    at or self.clock.now(),
+                    moment,
                 )
             await self.end_sessions(endpoint.id, endpoint.branch_id)
         return begun.operations
@@ -180,69 +187,47 @@ class Computes:
         for session in list(self.sessions.get(endpoint_id, ())):
             session.abort()
 
-    async def suspend_all(self, project_id: str) -> None:
-        for endpoint in await select(self.pool, Endpoint, "WHERE project_id = $1", project_id):
-            async with self._locks[endpoint.id]:
-                await self._suspend_if_active(endpoint.id)
+    async def end_at(self, endpoint_id: str, moment: datetime, *, by_quota: bool) -> None:
+        """Let what fell due at `moment` happen, unless a client has come in between."""
+        async with self._locks[endpoint_id]:
+            rows = await select(self.pool, Endpoint, "WHERE id = $1 AND current_state = 'active'", endpoint_id)
+            if not rows:
+                return
+            idle_at = self.idle_at(rows[0])
+            if by_quota or (idle_at is not None and idle_at <= self.clock.now()):
+                await self._suspend(rows[0], at=max(moment, rows[0].booked_until))
 
-    async def _suspend_if_active(self, endpoint_id: str, at: datetime | None = None) -> None:
-        rows = await select(self.pool, Endpoint, "WHERE id = $1 AND current_state = 'active'", endpoint_id)
-        if rows:
-            await self._suspend(rows[0], at=at)
+    # --- what is known ----------------------------------------------------------------------------------------------
 
-    # --- the passing of time ----------------------------------------------------------------------------------------
+    def last_active(self, endpoint: Endpoint) -> datetime:
+        return max(endpoint.last_active, self.touched.get(endpoint.id, endpoint.last_active))
 
-    async def settle(self, project_ids: Sequence[str] | None = None, *, sizes: bool = True) -> None:
-        """Bring everything up to now: idle computes asleep, use written down, broken quotas enforced."""
-        where = "WHERE ($1::text[] IS NULL OR project_id = ANY($1))"
-        chosen = list(project_ids) if project_ids is not None else None
-        if self.proxied:
-            await self._suspend_idle(await select(self.pool, Endpoint, where + " AND current_state = 'active'", chosen))
-        async with self.usage.lock:
-            living = " AND project_id IN (SELECT id FROM project WHERE state = 'ready')"
-            await self.usage.book_compute(await select(self.pool, Endpoint, where + living, chosen), self.clock.now())
-            if sizes:
-                await self.usage.book_sizes(await select(self.pool, Branch, where + living, chosen))
-        for project in await select(
-            self.pool, Project, "WHERE state = 'ready' AND ($1::text[] IS NULL OR id = ANY($1))", chosen
-        ):
-            if has_quota(project.settings) and breach(project.settings, await self.used(project.id)):
-                await self.suspend_all(project.id)
-
-    async def _suspend_idle(self, endpoints: Sequence[Endpoint]) -> None:
-        now = self.clock.now()
-        due = {endpoint.id: moment for endpoint in endpoints if (moment := self._idle_at(endpoint)) and moment <= now}
-        if not due:
-            return
-        records = await self.pool.fetch(
-            "SELECT endpoint.id, database.oid FROM endpoint JOIN database USING (branch_id)"
-            " WHERE endpoint.id = ANY($1)",
-            list(due),
-        )
-        busy = await self.cluster.busy_databases(record["oid"] for record in records)
-        for record in records:
-            if record["oid"] in busy:
-                self.touched[record["id"]] = now
-                due.pop(record["id"], None)
-        for endpoint_id in due:
-            async with self._locks[endpoint_id]:
-                rows = await select(self.pool, Endpoint, "WHERE id = $1 AND current_state = 'active'", endpoint_id)
-                moment = self._idle_at(rows[0]) if rows else None
-                if rows and moment and moment <= now:
-                    await self._suspend(rows[0], at=max(moment, rows[0].booked_until))
-
-    def _idle_at(self, endpoint: Endpoint) -> datetime | None:
+    def idle_at(self, endpoint: Endpoint) -> datetime | None:
         """When the compute falls asleep if nothing happens any more."""
         timeout = endpoint.settings["suspend_timeout_seconds"]
         if timeout == NEVER:
             return None
-        last = max(endpoint.last_active, self.touched.get(endpoint.id, endpoint.last_active))
-        return last + timedelta(seconds=timeout or self.behaviour.default_suspend_seconds)
+        return self.last_active(endpoint) + timedelta(seconds=timeout or self.behaviour.default_suspend_seconds)
+
+    def may_be_writing(self, endpoint_id: str) -> bool:
+        """Past the proxy nobody would see it."""
+        return not self.proxied or any(session.asking for session in self.sessions.get(endpoint_id, ()))
 
     async def used(self, project_id: str) -> Totals:
         """Since the consumption period began, as far as it is written down."""
-        return await self.usage.totals(project_id, month_of(self.clock.now()))
+        month = month_of(self.clock.now())
+        used = await self.usage.by_month(self.pool, [project_id], month)
+        held = await self.pool.fetchval(
+            "SELECT coalesce(sum(size_bytes), 0) FROM branch WHERE project_id = $1 AND parent_id IS NULL", project_id
+        )
+        return replace(used.get((project_id, month), Totals()), bytes=int(held))
 
     def state_of(self, endpoint: Endpoint) -> str:
         starting = endpoint.current_state == "active" and self.clock.now() < endpoint.ready_at
         return "init" if starting else endpoint.current_state
+
+
+def stretch_of(endpoint: Endpoint, until: datetime) -> Stretch:
+    """What has not been booked yet of a compute that runs."""
+    units, start = endpoint.settings["autoscaling_limit_min_cu"], endpoint.booked_until
+    return Stretch(endpoint.project_id, endpoint.id, units, start, max(start, until))

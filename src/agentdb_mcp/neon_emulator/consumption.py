@@ -15,20 +15,25 @@ from agentdb_mcp.neon_emulator.clock import HOUR, after_month, hour_of, month_of
 from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.errors import ApiError, bad_request, not_found
 from agentdb_mcp.neon_emulator.naming import ID
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import Organization, Project, select
 
 DAY = timedelta(days=1)
 EARLIEST = datetime(2024, 3, 1, tzinfo=UTC)
 PROJECTS_MOST, PAGE_DEFAULT, PAGE_MOST = 100, 10, 100
-# A metric and the sum of its column. What is asked for and has no column here is absent, as some are at Neon.
+# A metric and its column.
 COLUMNS = {
-    "compute_unit_seconds": "compute_seconds)",
-    "root_branch_bytes_month": "byte_hours) FILTER (WHERE root)",
-    "child_branch_bytes_month": "byte_hours) FILTER (WHERE NOT root)",
-    "public_network_transfer_bytes": "sent_bytes)",
-    "extra_branches_month": "extra_branch_hours)",
+    "compute_unit_seconds": "compute_seconds",
+    "root_branch_bytes_month": "root_byte_hours",
+    "child_branch_bytes_month": "child_byte_hours",
+    "public_network_transfer_bytes": "sent_bytes",
+    "extra_branches_month": "extra_branch_hours",
+    "instant_restore_bytes_month": "restore_byte_hours",
+    "snapshot_storage_bytes_month": "snapshot_byte_hours",
+    "private_network_transfer_bytes": "private_sent_bytes",
 }
-ABSENT = ("instant_restore_bytes_month", "private_network_transfer_bytes", "snapshot_storage_bytes_month")
+# Left out where there is none of it, as some are at Neon.
+SOMETIMES = frozenset({"instant_restore_bytes_month", "private_network_transfer_bytes", "snapshot_storage_bytes_month"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def read_question(query: QueryParams, now: datetime) -> Question:
     metrics = _listed(query, "metrics")
     if not metrics:
         raise bad_request("`metrics` is required")
-    if unknown := set(metrics) - set(COLUMNS) - set(ABSENT):
+    if unknown := set(metrics) - set(COLUMNS):
         raise bad_request(f"{len(unknown)} of `metrics` are not supported")
     identifiers = _listed(query, "project_ids")
     if len(identifiers) > PROJECTS_MOST or not all(ID.fullmatch(identifier) for identifier in identifiers):
@@ -121,14 +126,14 @@ async def _publish_if_due(computes: Computes) -> None:
     usage, now = computes.usage, computes.clock.now()
     lag = timedelta(seconds=computes.behaviour.consumption_lag_seconds)
     if usage.published_at is None or now - usage.published_at >= lag:
-        await computes.settle()
+        await settle(computes)
         await usage.publish()
 
 
 async def _frames(
     computes: Computes, project_ids: Sequence[str], question: Question
 ) -> dict[str, list[tuple[datetime, Mapping[str, float]]]]:
-    sums = ", ".join(f"coalesce(sum({column}, 0)::float8 AS {name}" for name, column in COLUMNS.items())
+    sums = ", ".join(f"sum({column}) AS {name}" for name, column in COLUMNS.items())
     records = await computes.pool.fetch(
         f"SELECT project_id, date_trunc($4, hour, 'UTC') AS frame, {sums} FROM published_usage"
         " WHERE project_id = ANY($1) AND hour >= $2 AND hour < $3 GROUP BY 1, 2 ORDER BY 2",
@@ -146,12 +151,15 @@ async def _frames(
 def _project(
     project: Project, plan: str, frames: Sequence[tuple[datetime, Mapping[str, float]]], question: Question
 ) -> Fields:
-    measured = [name for name in question.metrics if name in COLUMNS]
     consumption = [
         {
             "timeframe_start": _text(frame),
             "timeframe_end": _text(question.granularity.following(frame)),
-            "metrics": [{"metric_name": name, "value": round(values[name])} for name in measured],
+            "metrics": [
+                {"metric_name": name, "value": round(values[name])}
+                for name in question.metrics
+                if values[name] or name not in SOMETIMES
+            ],
         }
         for frame, values in frames
     ]

@@ -1,20 +1,31 @@
-"""The control port, for tests: time, faults and the rate limit. It is not Neon's, needs no key and is off by default.
+"""The control port, for tests: time, use, faults and the rate limit. It is not Neon's, needs no key, is off by default.
 
     GET    /clock                                     {"now"}
     POST   /clock      {"advance_seconds"}            {"now"}; what falls due in between has happened when it answers
+                       {"set_to"}                     the same, to a moment that is not past
+    POST   /consumption {"project_id", "hour", …}     204; one object, or a list of any length, all or nothing
     GET    /faults                                    {"faults": [...]}, each with its `hits`
     POST   /faults     {"method", "path", "status", "message", "code", "headers", "drop", "effect", "delay_before",
                         "delay_after", "times", "probability", "seed"}   201 and the fault; all fields are optional
     DELETE /faults     /faults/{id}                   204
     PUT    /rate-limit {"requests_per_minute"}        204; null lifts it
 
+What falls due inside a jump of the clock happens as of its own moment: a compute that nothing uses falls asleep when
+its timeout is over and costs nothing after it; a quota on time ends computes when it is used up. Storage of a jump is
+booked by the size at its end, which is the size at its beginning, as no statement ends inside a jump.
+
+`/consumption` adds use to a project's history as if it had been measured: it is published with the same lag and counts
+against quotas in the month of `hour` (RFC 3339, whole, over). Numbers from 0, each optional: `compute_unit_seconds`,
+`root_branch_byte_hours`, `child_branch_byte_hours`, `instant_restore_byte_hours`, `snapshot_byte_hours`, `sent_bytes`,
+`private_sent_bytes`, `extra_branch_hours`. Deleted projects have a history, too.
+
 `path` is what follows `/api/v2`, and `*` in it matches anything: `/projects/*/endpoints/*/start`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,9 +33,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentdb_mcp.neon_emulator import bodies
+from agentdb_mcp.neon_emulator.bodies import Fields
 from agentdb_mcp.neon_emulator.errors import ApiError, bad_request, error_response
 from agentdb_mcp.neon_emulator.faults import Faults, RateLimit
+from agentdb_mcp.neon_emulator.injected import read_entries
 from agentdb_mcp.neon_emulator.projects import Projects
+from agentdb_mcp.neon_emulator.settling import settle
+from agentdb_mcp.neon_emulator.usage import Entry
+
+CONSUMPTION_BYTES = 64_000_000
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -39,17 +56,45 @@ def _answering(handler: Handler) -> Handler:
     return answer
 
 
+def _jump(body: Fields, now: datetime) -> timedelta:
+    try:
+        if "set_to" in body:
+            by = datetime.fromisoformat(body["set_to"]) - now
+        else:
+            by = timedelta(seconds=body["advance_seconds"])
+        now + by
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise bad_request(
+            "the body must be {`advance_seconds`: number} or {`set_to`: date and time with its offset}"
+        ) from None
+    if by < timedelta(0):
+        raise bad_request("the clock only goes forward")
+    return by
+
+
+async def _add_use(projects: Projects, entries: Sequence[Entry]) -> None:
+    wanted = {entry.project_id for entry in entries}
+    async with projects.computes.usage.lock, projects.pool.acquire() as connection:
+        known = await connection.fetch(
+            "SELECT id FROM project WHERE id = ANY($1) AND state <> 'creating'", list(wanted)
+        )
+        if missing := wanted - {record["id"] for record in known}:
+            raise ApiError(404, f"`project_id`: {len(missing)} of {len(wanted)} projects do not exist")
+        await projects.computes.usage.book(connection, entries)
+
+
 def build_control(projects: Projects, faults: Faults, rate_limit: RateLimit) -> Starlette:
     async def clock(request: Request) -> Response:
         if request.method == "POST":
-            body = await bodies.json_body(request)
-            try:
-                projects.clock.advance(timedelta(seconds=body["advance_seconds"]))
-            except (KeyError, TypeError, ValueError, OverflowError):
-                raise bad_request("`advance_seconds` must be a number of seconds that is not negative") from None
-            await projects.computes.settle()
+            projects.clock.advance(_jump(await bodies.json_body(request), projects.clock.now()))
+            await settle(projects.computes)
             await projects.purge_expired()
         return JSONResponse({"now": projects.clock.now().isoformat()})
+
+    async def consumption(request: Request) -> Response:
+        body = await bodies.json_value(request, most=CONSUMPTION_BYTES)
+        await _add_use(projects, read_entries(body, projects.clock.now()))
+        return Response(status_code=204)
 
     async def all_faults(request: Request) -> Response:
         if request.method == "DELETE":
@@ -73,6 +118,7 @@ def build_control(projects: Projects, faults: Faults, rate_limit: RateLimit) -> 
     return Starlette(
         routes=[
             Route("/clock", _answering(clock), methods=["GET", "POST"]),
+            Route("/consumption", _answering(consumption), methods=["POST"]),
             Route("/faults", _answering(all_faults), methods=["GET", "POST", "DELETE"]),
             Route("/faults/{fault_id:int}", _answering(one_fault), methods=["DELETE"]),
             Route("/rate-limit", _answering(limit), methods=["PUT"]),

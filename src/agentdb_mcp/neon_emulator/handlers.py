@@ -8,6 +8,7 @@ from agentdb_mcp.neon_emulator import bodies, parameters, state
 from agentdb_mcp.neon_emulator.bodies import Fields
 from agentdb_mcp.neon_emulator.errors import bad_request, not_found
 from agentdb_mcp.neon_emulator.lookups import Lookups, uuid_of
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import Branch, Database, Endpoint, Operation, Project, Role
 
 PROJECTS_DEFAULT, PROJECTS_MOST = 10, 400
@@ -51,7 +52,7 @@ class ProjectHandlers(Lookups):
 
     async def get_project(self, request: Request) -> Fields:
         project = await self._project(request)
-        await self._projects.computes.settle([project.id], sizes=False)
+        await settle(self._projects.computes, [project.id], sizes=False)
         return {"project": self._answers.project(project, await self._projects.computes.used(project.id))}
 
     async def change_project(self, request: Request) -> Fields:

@@ -54,14 +54,14 @@ class Address:
     def project_uri(self, database: str, role: str, password: str, endpoint_id: str, *, pooled: bool = False) -> str:
         """A URI that connects, as Neon's do.
 
-        The pooler is asked for in `options`, which Neon takes as well: a name in the host alone would need a resolver
-        that knows it and TLS to carry it.
+        Where the endpoint's name does not resolve, it stands in `options`, as at Neon for clients without SNI. The
+        pooler is always asked for there: a name in the host needs TLS to carry it.
         """
         host = self.uri_host(endpoint_id, pooled=pooled)
         host = f"[{host}]" if ":" in host else host
         options = {"sslmode": self.sslmode} if self.sslmode else {}
-        if self.proxied and pooled:
-            options["options"] = f"endpoint={endpoint_id}-pooler"
+        if self.proxied and (pooled or not self.named):
+            options["options"] = f"endpoint={endpoint_id}{'-pooler' if pooled else ''}"
         tail = "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in options.items()) if options else ""
         login = f"{quote(role, safe='')}:{quote(password, safe='')}"
         return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}{tail}"
@@ -90,12 +90,16 @@ def locate(superuser_uri: str) -> Location:
     return Location(superuser_uri, host, port, parse_qs(parts.query).get("sslmode", [None])[0])
 
 
-async def resolves_here(domain: str) -> bool:
-    """Whether names under `domain` lead to this machine."""
+async def names_lead_to(host: str) -> bool:
+    """Whether names such as ep-….localhost lead to this machine, with the host that is listened on among them."""
+    if host not in LOOPBACK:
+        return False
     with anyio.move_on_after(LOOKUP_S):
+        look_up = asyncio.get_running_loop().getaddrinfo
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(f"ep-any.{domain}", None, type=socket.SOCK_STREAM)
+            found = {entry[4][0] for entry in await look_up("ep-any.localhost", None, type=socket.SOCK_STREAM)}
+            listening = {entry[4][0] for entry in await look_up(host, None, type=socket.SOCK_STREAM)}
         except OSError:
             return False
-        return all(entry[4][0] in LOOPBACK for entry in found)
+        return found <= set(LOOPBACK) and bool(found & listening)
     return False

@@ -18,6 +18,7 @@ from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.errors import not_found
 from agentdb_mcp.neon_emulator.naming import new_id, new_password
 from agentdb_mcp.neon_emulator.operations import Operations
+from agentdb_mcp.neon_emulator.settling import settle
 from agentdb_mcp.neon_emulator.state import (
     Branch,
     Database,
@@ -181,6 +182,7 @@ class Projects:
         await self.pool.execute(
             "UPDATE branch SET size_bytes = size_bytes + pg_database_size($2::oid) WHERE id = $1", branch.id, oid
         )
+        self.computes.usage.sized.discard(branch.id)
         return await insert(
             self.pool,
             Database,
@@ -189,11 +191,14 @@ class Projects:
             branch_id=branch.id,
             name=name,
             owner_name=owner,
+            origin=copy_of.origin or copy_of.oid if copy_of is not None else None,
             **stamps(self.clock.now()),
         )
 
     async def change(self, project_id: str, change: ProjectChange) -> Project:
         """Merge: a quota that is not named keeps its value. Endpoints that exist keep their settings, as Neon's do."""
+        if change.settings.get("quota"):
+            await settle(self.computes, [project_id])  # what was used until now was under the old one
         async with self.pool.acquire() as connection, connection.transaction():
             project = await self.operations.lock_project(connection, project_id)
             if project is None:
@@ -211,12 +216,12 @@ class Projects:
             )
             changed = (await select(connection, Project, "WHERE id = $1", project_id))[0]
         if change.settings.get("quota"):
-            await self.computes.settle([project_id])
+            await settle(self.computes, [project_id])
         return changed
 
     async def delete(self, project_id: str) -> Project:
         """Gone from every answer at once and out of reach, but kept until the time for recovering it is over."""
-        await self.computes.settle([project_id])
+        await settle(self.computes, [project_id])
         now = self.clock.now()
         async with self.cluster.roles_lock, self.pool.acquire() as connection, connection.transaction():
             if await self.operations.lock_project(connection, project_id) is None:
@@ -334,7 +339,16 @@ class Projects:
         await self.pool.execute("UPDATE endpoint SET booked_until = greatest(booked_until, $1)", self.clock.now())
         for project in await select(self.pool, Project, "WHERE state = 'creating'"):
             await self._finished_or_logged(project)
+        await self._reopen()
         await self.purge_expired()
+
+    async def _reopen(self) -> None:
+        """Databases that a copy or a restore had closed when the run was killed."""
+        records = await self.pool.fetch(
+            "SELECT oid FROM database JOIN pg_database USING (oid) JOIN project ON project.id = database.project_id"
+            " WHERE project.state = 'ready' AND NOT pg_database.datallowconn"
+        )
+        await self.cluster.open([record["oid"] for record in records])
 
     async def living(self, project_id: str, organizations: Sequence[str]) -> Project:
         project = await find_project(self.pool, project_id)

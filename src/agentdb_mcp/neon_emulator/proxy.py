@@ -29,6 +29,7 @@ from agentdb_mcp.neon_emulator.startup import (
     read_startup,
     take_packet,
 )
+from agentdb_mcp.neon_emulator.state import Endpoint
 from agentdb_mcp.neon_emulator.tasks import task_group
 
 GREETING_S = 30
@@ -120,7 +121,8 @@ class _Client(_Side):
         self._buffer = bytearray()
         self._more = anyio.Event()
         self._lost = False
-        self._endpoint: str | None = None
+        self._endpoint: Endpoint | None = None
+        self.asking = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -133,7 +135,7 @@ class _Client(_Side):
         self._lost = True
         self._more.set()
         if self._endpoint is not None:
-            self._upstream.computes.sessions[self._endpoint].discard(self)
+            self._upstream.computes.sessions[self._endpoint.id].discard(self)
             self._upstream.computes.touch(self._endpoint)
 
     def data_received(self, data: bytes) -> None:
@@ -143,11 +145,13 @@ class _Client(_Side):
             return
         if self._endpoint is not None:
             self._upstream.computes.touch(self._endpoint)
+        self.asking = True
         self.peer.write(data)
 
     def count(self, sent: int) -> None:
+        self.asking = False
         if self._endpoint is not None:
-            self._upstream.computes.usage.sent[self._endpoint] += sent
+            self._upstream.computes.usage.count_sent(self._endpoint.id, sent)
             self._upstream.computes.touch(self._endpoint)
 
     def abort(self) -> None:
@@ -212,14 +216,13 @@ class _Client(_Side):
         self._end()
 
     async def _join(self, startup: Startup) -> None:
-        endpoint = await self._upstream.endpoint_of(startup)
-        if endpoint is not None:
-            await self._upstream.computes.admit(endpoint)
+        endpoint_id = await self._upstream.endpoint_of(startup)
+        endpoint = await self._upstream.computes.admit(endpoint_id) if endpoint_id is not None else None
         if self._lost or self.transport is None:
             return
         if endpoint is not None:
             self._endpoint = endpoint
-            self._upstream.computes.sessions[endpoint].add(self)
+            self._upstream.computes.sessions[endpoint.id].add(self)
         loop = asyncio.get_running_loop()
         target, server = await loop.create_connection(lambda: _Server(self), self._upstream.host, self._upstream.port)
         if self._lost or self.transport.is_closing():

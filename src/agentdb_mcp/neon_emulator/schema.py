@@ -79,6 +79,8 @@ CREATE TABLE IF NOT EXISTS database (
     branch_id text NOT NULL REFERENCES branch ON DELETE CASCADE,
     name text NOT NULL,
     owner_name text NOT NULL,
+    -- The first database that it is a copy of: at Neon they have one name in all branches, on one cluster they cannot.
+    origin oid,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
 );
@@ -97,23 +99,41 @@ CREATE TABLE IF NOT EXISTS operation (
     ends_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS operation_project ON operation (project_id, seq);
-CREATE TABLE IF NOT EXISTS usage (
+CREATE INDEX IF NOT EXISTS operation_end ON operation (project_id, ends_at);
+-- By hour for the consumption history, by month for quotas, so that neither grows dearer with time. `fresh` marks what
+-- has changed since it was last published.
+CREATE TABLE IF NOT EXISTS hourly_usage (
     project_id text NOT NULL,
-    branch_id text NOT NULL,
-    root boolean NOT NULL,
     hour timestamptz NOT NULL,
     compute_seconds double precision NOT NULL DEFAULT 0,
     active_seconds double precision NOT NULL DEFAULT 0,
-    byte_hours double precision NOT NULL DEFAULT 0,
+    root_byte_hours double precision NOT NULL DEFAULT 0,
+    child_byte_hours double precision NOT NULL DEFAULT 0,
+    restore_byte_hours double precision NOT NULL DEFAULT 0,
+    snapshot_byte_hours double precision NOT NULL DEFAULT 0,
     extra_branch_hours double precision NOT NULL DEFAULT 0,
-    sent_bytes bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (project_id, hour, branch_id)
+    sent_bytes double precision NOT NULL DEFAULT 0,
+    private_sent_bytes double precision NOT NULL DEFAULT 0,
+    fresh boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (project_id, hour)
 );
-CREATE TABLE IF NOT EXISTS published_usage (LIKE usage);
-CREATE INDEX IF NOT EXISTS published_usage_project ON published_usage (project_id, hour);
+CREATE INDEX IF NOT EXISTS hourly_usage_fresh ON hourly_usage (project_id, hour) WHERE fresh;
+CREATE TABLE IF NOT EXISTS monthly_usage (
+    LIKE hourly_usage INCLUDING DEFAULTS, PRIMARY KEY (project_id, hour)
+);
+CREATE TABLE IF NOT EXISTS published_usage (
+    LIKE hourly_usage INCLUDING DEFAULTS, PRIMARY KEY (project_id, hour)
+);
 """
 
-# What a cluster of an earlier version has is brought up to the tables above.
+# What a cluster of an earlier version has is brought up to the tables above: before they are made, and after.
+BEFORE = """
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('published_usage') AND attname = 'branch_id') THEN
+        DROP TABLE published_usage;
+    END IF;
+END $$;
+"""
 OLDER = """
 ALTER TABLE installation ADD COLUMN IF NOT EXISTS proxy_port integer NOT NULL DEFAULT 0;
 ALTER TABLE project ADD COLUMN IF NOT EXISTS org_id text REFERENCES organization;
@@ -128,6 +148,7 @@ ALTER TABLE operation ADD COLUMN IF NOT EXISTS outcome text NOT NULL DEFAULT 'fi
     ADD COLUMN IF NOT EXISTS ends_at timestamptz DEFAULT now(),
     DROP COLUMN IF EXISTS status, DROP COLUMN IF EXISTS updated_at;
 ALTER TABLE operation ALTER COLUMN ends_at DROP DEFAULT;
+ALTER TABLE database ADD COLUMN IF NOT EXISTS origin oid;
 DO $$ BEGIN
     IF pg_get_constraintdef((SELECT oid FROM pg_constraint WHERE conname = 'project_state_check'
             AND conrelid = 'project'::regclass)) LIKE '%deleting%' THEN
@@ -137,6 +158,22 @@ DO $$ BEGIN
         ALTER TABLE project ADD CONSTRAINT project_state_check
             CHECK (state IN ('creating', 'ready', 'deleted', 'purged'));
         ALTER TABLE role DROP CONSTRAINT role_pkey, ADD PRIMARY KEY (oid, branch_id);
+    END IF;
+END $$;
+DO $$ BEGIN
+    IF to_regclass('usage') IS NOT NULL THEN
+        INSERT INTO hourly_usage (project_id, hour, compute_seconds, active_seconds, root_byte_hours, child_byte_hours,
+                                  extra_branch_hours, sent_bytes)
+            SELECT project_id, hour, sum(compute_seconds), sum(active_seconds),
+                   coalesce(sum(byte_hours) FILTER (WHERE root), 0),
+                   coalesce(sum(byte_hours) FILTER (WHERE NOT root), 0), sum(extra_branch_hours), sum(sent_bytes)
+              FROM usage GROUP BY 1, 2;
+        INSERT INTO monthly_usage (project_id, hour, compute_seconds, active_seconds, root_byte_hours, child_byte_hours,
+                                   extra_branch_hours, sent_bytes)
+            SELECT project_id, date_trunc('month', hour, 'UTC'), sum(compute_seconds), sum(active_seconds),
+                   sum(root_byte_hours), sum(child_byte_hours), sum(extra_branch_hours), sum(sent_bytes)
+              FROM hourly_usage GROUP BY 1, 2;
+        DROP TABLE usage;
     END IF;
 END $$;
 """

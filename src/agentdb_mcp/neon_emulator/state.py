@@ -15,7 +15,7 @@ import asyncpg
 from agentdb_mcp.neon_emulator.behaviour import NewOrganization
 from agentdb_mcp.neon_emulator.bodies import Fields
 from agentdb_mcp.neon_emulator.naming import new_api_key, new_id
-from agentdb_mcp.neon_emulator.schema import OLDER, TABLES
+from agentdb_mcp.neon_emulator.schema import BEFORE, OLDER, TABLES
 
 Row = TypeVar("Row")
 
@@ -99,6 +99,7 @@ class Database:
     branch_id: str
     name: str
     owner_name: str
+    origin: int | None
     created_at: datetime
     updated_at: datetime
 
@@ -127,6 +128,27 @@ async def select(connection: asyncpg.Connection, kind: type[Row], tail: str, *ar
     return [kind(**record) for record in records]
 
 
+async def living_parts(
+    connection: asyncpg.Connection, project_ids: Sequence[str] | None
+) -> list[tuple[Project, Branch, Endpoint | None]]:
+    """The branches of these projects, or of all, as far as they are not deleted, in one question."""
+    kinds = (Project, Branch, Endpoint)
+    names = [[f"{kind.__name__.lower()}.{field.name}" for field in dataclasses.fields(kind)] for kind in kinds]
+    records = await connection.fetch(
+        f"""SELECT {", ".join(name for own in names for name in own)}
+              FROM project JOIN branch ON branch.project_id = project.id
+              LEFT JOIN endpoint ON endpoint.branch_id = branch.id
+             WHERE project.state = 'ready' AND ($1::text[] IS NULL OR project.id = ANY($1))""",
+        None if project_ids is None else list(project_ids),
+    )
+    first, second = len(names[0]), len(names[0]) + len(names[1])
+    rows = [tuple(record) for record in records]
+    return [
+        (Project(*row[:first]), Branch(*row[first:second]), Endpoint(*row[second:]) if row[second] else None)
+        for row in rows
+    ]
+
+
 async def of_project(connection: asyncpg.Connection, kind: type[Row], project_id: str) -> list[Row]:
     """All rows that belong to one project, in the order of their making."""
     return await select(connection, kind, "WHERE project_id = $1 ORDER BY created_at", project_id)
@@ -148,6 +170,7 @@ async def prepare_connection(connection: asyncpg.Connection) -> None:
 
 async def install(connection: asyncpg.Connection, wanted: Sequence[NewOrganization]) -> Installation:
     """Make what is missing; a restart finds the same keys and organizations."""
+    await connection.execute(BEFORE)
     await connection.execute(TABLES)
     await connection.execute(OLDER)
     await connection.execute(

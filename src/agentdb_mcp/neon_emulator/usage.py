@@ -1,9 +1,9 @@
-"""What was used, by hour: compute and activity, bytes kept over time, bytes sent."""
+"""What was used, by hour and by month: compute and activity, bytes kept over time, bytes sent."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,111 +11,178 @@ import anyio
 import asyncpg
 
 from agentdb_mcp.neon_emulator.clock import Clock, by_hour, hour_of
-from agentdb_mcp.neon_emulator.cluster import Cluster
-from agentdb_mcp.neon_emulator.state import Branch, Database, Endpoint, select
+from agentdb_mcp.neon_emulator.state import Branch, Endpoint
+from agentdb_mcp.neon_emulator.stretches import Stretch
 
-ADD = """
-INSERT INTO usage (project_id, branch_id, root, hour, compute_seconds, active_seconds, byte_hours, extra_branch_hours,
-                   sent_bytes)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (project_id, hour, branch_id) DO UPDATE SET
-    compute_seconds = usage.compute_seconds + excluded.compute_seconds,
-    active_seconds = usage.active_seconds + excluded.active_seconds,
-    byte_hours = usage.byte_hours + excluded.byte_hours,
-    extra_branch_hours = usage.extra_branch_hours + excluded.extra_branch_hours,
-    sent_bytes = usage.sent_bytes + excluded.sent_bytes
+COLUMNS = (
+    "compute_seconds",
+    "active_seconds",
+    "root_byte_hours",
+    "child_byte_hours",
+    "restore_byte_hours",
+    "snapshot_byte_hours",
+    "extra_branch_hours",
+    "sent_bytes",
+    "private_sent_bytes",
+)
+NAMES = ", ".join(COLUMNS)
+SUMS = ", ".join(f"sum({name}) AS {name}" for name in COLUMNS)
+ARRAYS = ", ".join(f"${number}::float8[]" for number in range(3, 3 + len(COLUMNS)))
+
+
+def _added(table: str) -> str:
+    """What happens to a row that is there."""
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in COLUMNS)
+    return f"ON CONFLICT (project_id, hour) DO UPDATE SET {sums}, fresh = true"
+
+
+# One statement, so that what is booked and how far it is booked never differ.
+BOOK = f"""
+WITH given AS (
+    SELECT project_id, hour, {SUMS}
+      FROM unnest($1::text[], $2::timestamptz[], {ARRAYS}) AS given (project_id, hour, {NAMES}) GROUP BY 1, 2
+), of_hour AS (
+    INSERT INTO hourly_usage (project_id, hour, {NAMES})
+    SELECT project_id, hour, {NAMES} FROM given ORDER BY 1, 2 {_added("hourly_usage")}
+), of_endpoint AS (
+    UPDATE endpoint SET booked_until = greatest(booked_until, booked.until)
+      FROM unnest($12::text[], $13::timestamptz[]) AS booked (id, until) WHERE endpoint.id = booked.id
+), of_branch AS (
+    UPDATE branch SET size_bytes = sized.bytes, sized_at = greatest(sized_at, $16)
+      FROM unnest($14::text[], $15::int8[]) AS sized (id, bytes) WHERE branch.id = sized.id
+)
+INSERT INTO monthly_usage (project_id, hour, {NAMES})
+SELECT project_id, date_trunc('month', hour, 'UTC'), {SUMS} FROM given GROUP BY 1, 2 ORDER BY 1, 2
+{_added("monthly_usage")}
 """
-TOTALS = """
-SELECT coalesce(sum(compute_seconds), 0) AS compute, coalesce(sum(active_seconds), 0) AS active,
-       coalesce(sum(byte_hours), 0) AS byte_hours, coalesce(sum(sent_bytes), 0) AS sent
-  FROM usage WHERE project_id = $1 AND hour >= $2
+PUBLISH = f"""
+WITH changed AS (
+    UPDATE hourly_usage SET fresh = false WHERE fresh RETURNING project_id, hour, {NAMES}
+)
+INSERT INTO published_usage (project_id, hour, {NAMES}) SELECT * FROM changed
+ON CONFLICT (project_id, hour) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in COLUMNS)}
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Of one project since a moment; `bytes` are what its root branch holds now."""
+class Entry:
+    """Use of a project in one hour, by column."""
 
-    compute_seconds: float
-    active_seconds: float
-    byte_hours: float
-    sent_bytes: int
-    bytes: int
+    project_id: str
+    hour: datetime
+    used: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Of one project in a month; `bytes` are what its root branch holds now."""
+
+    compute_seconds: float = 0
+    active_seconds: float = 0
+    byte_hours: float = 0
+    sent_bytes: int = 0
+    bytes: int = 0
 
 
 @dataclass(slots=True)
 class Usage:
     pool: asyncpg.Pool
-    cluster: Cluster
     clock: Clock
-    # By endpoint, not yet written down.
-    sent: Counter[str] = field(default_factory=Counter)
+    # By endpoint and hour, not yet written down.
+    sent: Counter[tuple[str, datetime]] = field(default_factory=Counter)
+    # Branches that nothing went to or came from since their size was measured: looking again would find the same.
+    sized: set[str] = field(default_factory=set)
     published_at: datetime | None = None
     # Everything that books reads how far it is booked first.
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
-    async def book_compute(self, endpoints: Sequence[Endpoint], until: datetime) -> None:
-        """Active computes, at their smallest size, and what they sent; the caller holds `lock`."""
-        rows: list[tuple[object, ...]] = []
-        roots = await self._roots([endpoint.branch_id for endpoint in endpoints])
-        for endpoint in endpoints:
-            place = endpoint.project_id, endpoint.branch_id, roots.get(endpoint.branch_id, True)
-            units = endpoint.settings["autoscaling_limit_min_cu"]
-            if endpoint.current_state == "active":
-                stretch = by_hour(endpoint.booked_until, until)
-                rows += [(*place, hour, seconds * units, seconds, 0, 0, 0) for hour, seconds in stretch]
-            if sent := self.sent.pop(endpoint.id, 0):
-                rows.append((*place, hour_of(until), 0, 0, 0, 0, sent))
-        if not rows:
-            return
-        async with self.pool.acquire() as connection, connection.transaction():
-            await connection.executemany(ADD, rows)
-            await connection.execute(
-                "UPDATE endpoint SET booked_until = greatest(booked_until, $2) WHERE id = ANY($1)",
-                [endpoint.id for endpoint in endpoints],
-                until,
-            )
+    def count_sent(self, endpoint_id: str, count: int) -> None:
+        self.sent[endpoint_id, hour_of(self.clock.now())] += count
 
-    async def _roots(self, branch_ids: Iterable[str]) -> dict[str, bool]:
-        records = await self.pool.fetch(
-            "SELECT id, parent_id IS NULL AS root FROM branch WHERE id = ANY($1)", list(branch_ids)
-        )
-        return {record["id"]: record["root"] for record in records}
+    def of_time(self, stretches: Iterable[Stretch]) -> list[Entry]:
+        """Computes that ran, at their smallest size."""
+        return [
+            Entry(stretch.project_id, hour, {"compute_seconds": seconds * stretch.units, "active_seconds": seconds})
+            for stretch in stretches
+            for hour, seconds in by_hour(stretch.start, stretch.end)
+        ]
 
-    async def book_sizes(self, branches: Sequence[Branch]) -> None:
-        """What each branch held since it was last looked at, and what it holds now; the caller holds `lock`."""
-        if not branches:
-            return
-        now = self.clock.now()
-        databases = await select(self.pool, Database, "WHERE branch_id = ANY($1)", [branch.id for branch in branches])
-        sizes = await self.cluster.sizes(database.oid for database in databases)
-        rows: list[tuple[object, ...]] = []
+    def of_sent(self, endpoints: Iterable[Endpoint]) -> list[Entry]:
+        """Bytes that went out since this was asked last; the caller writes them down."""
+        projects = {endpoint.id: endpoint.project_id for endpoint in endpoints}
+        waiting = [key for key in self.sent if key[0] in projects]
+        return [Entry(projects[key[0]], key[1], {"sent_bytes": self.sent.pop(key)}) for key in waiting]
+
+    def of_sizes(self, branches: Iterable[Branch], sizes: Mapping[str, int], now: datetime) -> list[Entry]:
+        """A branch has held since it was last looked at what it holds now: time passes between changes."""
+        entries = []
         for branch in branches:
-            root = branch.parent_id is None
             for hour, seconds in by_hour(branch.sized_at, now):
                 hours = seconds / 3600
-                extra = 0 if root else hours
-                rows.append((branch.project_id, branch.id, root, hour, 0, 0, branch.size_bytes * hours, extra, 0))
-        held = Counter[str]()
-        for database in databases:
-            held[database.branch_id] += sizes.get(database.oid, 0)
-        async with self.pool.acquire() as connection, connection.transaction():
-            await connection.executemany(ADD, rows)
-            await connection.executemany(
-                "UPDATE branch SET size_bytes = $2, sized_at = greatest(sized_at, $3) WHERE id = $1",
-                [(branch.id, held[branch.id], now) for branch in branches],
-            )
+                held = sizes[branch.id] * hours
+                root, child = {"root_byte_hours": held}, {"child_byte_hours": held, "extra_branch_hours": hours}
+                entries.append(Entry(branch.project_id, hour, root if branch.parent_id is None else child))
+        return entries
 
-    async def totals(self, project_id: str, since: datetime) -> Totals:
-        record = await self.pool.fetchrow(TOTALS, project_id, since)
-        held = await self.pool.fetchval(
-            "SELECT coalesce(sum(size_bytes), 0) FROM branch WHERE project_id = $1 AND parent_id IS NULL", project_id
+    async def measure(self, connection: asyncpg.Connection, branches: Sequence[Branch]) -> dict[str, int]:
+        """The bytes that each branch holds; only those are looked at where something may have changed."""
+        known = {branch.id: branch.size_bytes for branch in branches}
+        changed = [branch.id for branch in branches if branch.id not in self.sized]
+        if not changed:
+            return known
+        self.sized |= set(changed)  # before looking, so that what changes meanwhile is noticed
+        records = await connection.fetch(
+            "SELECT branch_id, coalesce(sum(pg_database_size(pg_database.oid)), 0)::int8 AS bytes"
+            " FROM unnest($1::text[]) AS changed (branch_id)"
+            " LEFT JOIN database USING (branch_id) LEFT JOIN pg_database ON pg_database.oid = database.oid GROUP BY 1",
+            changed,
         )
-        return Totals(record["compute"], record["active"], record["byte_hours"], int(record["sent"]), int(held))
+        return known | {record["branch_id"]: record["bytes"] for record in records}
+
+    async def book(
+        self,
+        connection: asyncpg.Connection,
+        entries: Sequence[Entry],
+        booked: Mapping[str, datetime] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        sized_at: datetime | None = None,
+    ) -> None:
+        """Add use, and note how far endpoints are booked and how large branches are; the caller holds `lock`."""
+        booked, sizes = booked or {}, sizes or {}
+        if not (entries or booked or sizes):
+            return
+        columns = [[entry.used.get(name, 0) for entry in entries] for name in COLUMNS]
+        await connection.execute(
+            BOOK,
+            [entry.project_id for entry in entries],
+            [entry.hour for entry in entries],
+            *columns,
+            list(booked),
+            list(booked.values()),
+            list(sizes),
+            list(sizes.values()),
+            sized_at,
+        )
+
+    async def by_month(
+        self, connection: asyncpg.Connection, project_ids: Sequence[str], since: datetime
+    ) -> dict[tuple[str, datetime], Totals]:
+        """From the month of `since` on, as far as it is written down."""
+        records = await connection.fetch(
+            "SELECT project_id, hour, compute_seconds, active_seconds, sent_bytes,"
+            " root_byte_hours + child_byte_hours AS byte_hours FROM monthly_usage"
+            " WHERE project_id = ANY($1) AND hour >= date_trunc('month', $2::timestamptz, 'UTC')",
+            list(project_ids),
+            since,
+        )
+        return {
+            (record["project_id"], record["hour"]): Totals(
+                record["compute_seconds"], record["active_seconds"], record["byte_hours"], int(record["sent_bytes"])
+            )
+            for record in records
+        }
 
     async def publish(self) -> None:
-        """Renew the copy that the consumption history is read from."""
-        async with self.pool.acquire() as connection, connection.transaction():
-            await connection.execute("DELETE FROM published_usage")
-            await connection.execute("INSERT INTO published_usage SELECT * FROM usage")
+        """Renew what the consumption history is read from, where something has changed."""
+        await self.pool.execute(PUBLISH)
         self.published_at = self.clock.now()

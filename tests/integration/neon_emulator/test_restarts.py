@@ -206,3 +206,36 @@ async def test_a_uri_that_cannot_serve_is_refused_without_its_password(uri: str)
         async with neon_emulator(uri, behaviour=AT_ONCE):
             pass
     assert "hidden" not in str(refused.value)
+
+
+async def test_a_database_that_a_killed_run_left_closed_opens_again(
+    postgres: EmbeddedPostgres, superuser: asyncpg.Connection
+) -> None:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
+        created = (await api.post("/projects", json={"project": {}})).json()
+    name = created["databases"][0]["name"]
+    await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE):
+        assert await superuser.fetchval("SELECT datallowconn FROM pg_database WHERE datname = $1", name)
+
+
+async def test_use_that_an_earlier_version_wrote_down_is_kept(postgres: EmbeddedPostgres) -> None:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
+        project_id = (await api.post("/projects", json={"project": {}})).json()["project"]["id"]
+    own = await asyncpg.connect(postgres.uri("neon_emulator").reveal())
+    await own.execute("DROP TABLE hourly_usage, monthly_usage, published_usage")
+    columns = (
+        "compute_seconds float8, active_seconds float8, byte_hours float8, extra_branch_hours float8, sent_bytes int8"
+    )
+    for table in ("usage", "published_usage"):
+        await own.execute(
+            f"CREATE TABLE {table} (project_id text, branch_id text, root bool, hour timestamptz, {columns})"
+        )
+    hour = "date_trunc('month', now())"
+    for branch in (f"'b', true, {hour}, 900, 3600, 5, 0, 7", f"'c', false, {hour}, 0, 0, 5, 1, 7"):
+        await own.execute(f"INSERT INTO usage VALUES ($1, {branch})", project_id)
+    await own.close()
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client(second) as api:
+        project = (await api.get(f"/projects/{project_id}")).json()["project"]
+        assert project["active_time_seconds"] >= 3600
+        assert project["data_transfer_bytes"] == 14

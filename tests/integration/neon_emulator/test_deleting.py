@@ -121,7 +121,8 @@ async def test_deleting_takes_what_the_admin_made_by_sql(
         await admin.execute("CREATE TABLE kept (id int); ALTER TABLE kept OWNER TO child")
         await admin.execute("CREATE DATABASE second_home")
         await admin.execute("ALTER DATABASE second_home IS_TEMPLATE true")
-    child = urlsplit(uri_of(created))._replace(netloc=f"child:a-long-enough-password@127.0.0.1:{postgres.port}")
+    login = f"child:a-long-enough-password@127.0.0.1:{postgres.port}"
+    child = urlsplit(uri_of(created))._replace(netloc=login, query="")
     async with connected(child.geturl(), database="second_home") as grandparent:
         await grandparent.execute("CREATE ROLE grandchild")
     async with connected(uri_of(neighbour)) as admin:
