@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
 from agentdb_mcp.models import Secret
-from agentdb_mcp.neon_emulator import Emulator, neon_emulator
+from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 from agentdb_mcp.store.control import create_database
 
 CONTROL_DATABASE = "agentdb_control"
@@ -38,15 +38,19 @@ class LocalStack:
 
 @contextlib.asynccontextmanager
 async def local_stack(
-    data_dir: Path | None = None, *, bin_dir: Path | None = None, control: bool = False
+    data_dir: Path | None = None,
+    *,
+    bin_dir: Path | None = None,
+    control: bool = False,
+    behaviour: Behaviour | None = None,
 ) -> AsyncIterator[LocalStack]:
     """Run it for the time of the block; what a data directory holds is found again.
 
-    `control` opens the local Neon API's port for faults and its clock.
+    `control` opens the local Neon API's port for faults and its clock, `behaviour` is how true to life it is.
     """
     async with embedded_postgres(data_dir, bin_dir=bin_dir) as postgres:
         await create_database(postgres.uri(), CONTROL_DATABASE)
-        async with neon_emulator(postgres.uri().reveal(), control=control) as emulator:
+        async with neon_emulator(postgres.uri().reveal(), control=control, behaviour=behaviour) as emulator:
             yield LocalStack(postgres, emulator, _encryption_key(data_dir))
 
 
