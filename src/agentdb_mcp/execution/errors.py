@@ -45,18 +45,22 @@ _HINTS = {
 }
 
 
-def statement_error(error: asyncpg.PostgresError) -> AgentDBError:
-    """An error that Postgres answered to a statement."""
-    sqlstate = error.sqlstate or "XX000"
+def statement_error(error: BaseException) -> AgentDBError:
+    """An error that Postgres answered to a statement, or the end of its connection."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if isinstance(error, CONNECTION_ERRORS):
+        return DatabaseUnavailable(
+            "The connection ended while the statement ran; nothing of it took effect.",
+            hint="Run it again.",
+            sqlstate=sqlstate,
+            retryable=True,
+        )
+    sqlstate = sqlstate or "XX000"
     if sqlstate == "57014":
         return StatementTimeout(
             "The statement was cancelled at its time limit.",
             hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
             sqlstate=sqlstate,
-        )
-    if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError):
-        return DatabaseUnavailable(
-            "The connection ended while the statement ran.", hint="Run it again.", sqlstate=sqlstate, retryable=True
         )
     message = _cut(error.args[0] if error.args else "Postgres refused the statement")
     detail = getattr(error, "detail", None)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError, StatementTimeout
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError
 from agentdb_mcp.execution import layout
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
@@ -59,8 +59,10 @@ class DatabasePool:
         pid = session.get_server_pid()
         clean = False
         try:
-            results = await self._within_deadline(session, call)
-            clean = True
+            results = await run_call(
+                session, call, self._types, sealed=self._target.role is not None, grace_s=self._settings.grace_s
+            )
+            clean = not session.is_closed()
             if not call.read_only:  # types may have been renamed or dropped
                 self._types = dict(BUILTIN_TYPES)
         except StaleSession:
@@ -93,18 +95,6 @@ class DatabasePool:
                 return await self._pool.acquire()
         except CONNECTION_ERRORS as error:
             raise connection_error(error) from None
-
-    async def _within_deadline(self, session: GuardedConnection, call: Call) -> list[Result]:
-        """Postgres ends a statement at its limit; this ends what does not listen (and COPY, which hangs)."""
-        deadline = call.limits.timeout_s * len(call.statements) + self._settings.grace_s
-        with anyio.move_on_after(deadline):
-            return await run_call(session, call, self._types, sealed=self._target.role is not None)
-        raise BrokenSession(
-            StatementTimeout(
-                f"The call did not end within {deadline:g} s and was terminated.",
-                hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
-            )
-        )
 
     async def _reap(self, pid: int) -> None:
         try:
