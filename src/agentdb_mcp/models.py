@@ -134,7 +134,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One statement's answer: rows of JSON values, cut at the limits."""
+    """One statement's answer: rows of JSON values, cut at the limits.
+
+    `opening_s` is what the call waited for a connection, in its first answer.
+    """
 
     columns: tuple[Column, ...]
     rows: list[list[object]]
@@ -142,6 +145,7 @@ class Result:
     command_tag: str
     duration_ms: float
     bytes: int = 0
+    opening_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

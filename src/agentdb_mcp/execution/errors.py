@@ -18,6 +18,8 @@ CONNECTION_ERRORS = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+# With these words a server that is suspended, stopped or crashed ends a backend.
+ENDED_BY_SERVER = frozenset({"57P01", "57P02"})
 
 # By SQLSTATE, else by its class.
 _HINTS = {
@@ -47,15 +49,16 @@ _HINTS = {
 
 def statement_error(error: BaseException) -> AgentDBError:
     """An error that Postgres answered to a statement, or the end of its connection."""
-    sqlstate = getattr(error, "sqlstate", None)
     if isinstance(error, CONNECTION_ERRORS):
+        cause = error.__cause__  # the server's last words, where it had any
+        sqlstate = getattr(cause if isinstance(cause, asyncpg.PostgresError) else error, "sqlstate", None)
         return DatabaseUnavailable(
             "The connection ended while the statement ran; nothing of it took effect.",
             hint="Run it again.",
             sqlstate=sqlstate,
             retryable=True,
         )
-    sqlstate = sqlstate or "XX000"
+    sqlstate = getattr(error, "sqlstate", None) or "XX000"
     if sqlstate == "57014":
         return StatementTimeout(
             "The statement was cancelled at its time limit.",

@@ -104,13 +104,13 @@ def _not_found(kind: str, name: str) -> SqlError:
 async def _execute_sql(do: Operations, scope: Scope, given: args.ExecuteSql) -> Rendered:
     statements = [Statement(given.sql, given.params)]
     answer = await do.queries.execute(do.tenant, scope, statements, max_rows=given.max_rows)
-    return rendering.result(answer.results[0], answer.budget_note)
+    return rendering.result(answer.results[0], answer.budget_note, answer.notes)
 
 
 async def _execute_transaction(do: Operations, scope: Scope, given: args.ExecuteTransaction) -> Rendered:
     statements = [Statement(item.sql, item.params) for item in given.statements]
     answer = await do.queries.execute(do.tenant, scope, statements, transaction=True)
-    return rendering.results(answer.results, answer.budget_note)
+    return rendering.results(answer.results, answer.budget_note, answer.notes)
 
 
 async def _get_budget(do: Operations, _scope: Scope, _: args.GetBudget) -> Rendered:

@@ -40,14 +40,17 @@ from agentdb_mcp.services.usage import Usage
 PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
+# A connection that took this long to open had a compute to wake.
+WAKING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What each statement gave, and a sentence on the budget from `warning` on."""
+    """What each statement gave, a sentence on the budget from `warning` on, and others worth knowing."""
 
     results: list[Result]
     budget_note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Queries:
@@ -97,7 +100,7 @@ class Queries:
             results = await self._run(tenant, database, call)
         except SqlError as error:
             results = await self._once_more(tenant, database, call, facts, error, self._may_write(database, state))
-        return Answer(results, _note(state, report))
+        return Answer(results, _note(state, report), _notes(results))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
@@ -203,3 +206,8 @@ def _note(state: BudgetState, report: BudgetReport | None) -> str | None:
     if state is BudgetState.OK or report is None:
         return None
     return f"Budget {state}. {_until(report)}"
+
+
+def _notes(results: list[Result]) -> tuple[str, ...]:
+    opening = sum(result.opening_s for result in results)
+    return (f"The database was asleep; waking it took {opening:.1f} s.",) if opening >= WAKING_S else ()
