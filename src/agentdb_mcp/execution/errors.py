@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal, NotAllowed, SqlError, StatementTimeout
@@ -79,6 +81,10 @@ def statement_error(error: BaseException) -> AgentDBError:
 
 def connection_error(error: BaseException) -> AgentDBError:
     """A login that failed or a connection that broke; says what kind, never where."""
+    return _tls_error(error) or _login_error(error)
+
+
+def _login_error(error: BaseException) -> AgentDBError:
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return DatabaseUnavailable(
@@ -104,6 +110,31 @@ def connection_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
         case _:
             return Internal(f"The database connection failed ({type(error).__name__}).")
+
+
+def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
+    """The driver's words are the only sign of some; they name the host, so they are not passed on."""
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return DatabaseUnavailable(
+            "The database's TLS certificate is not trusted, or is not for the host that the URL names.",
+            hint="Whoever set the URL: name the authority's certificate in sslrootcert, or correct the host.",
+        )
+    if isinstance(error, ssl.SSLError):
+        return DatabaseUnavailable(
+            "The TLS handshake with the database failed.", hint="Whoever set the URL: check its ssl options."
+        )
+    if isinstance(error, ConnectionError) and text.endswith("rejected SSL upgrade"):
+        return DatabaseUnavailable(
+            "The database's URL requires TLS, and the server does not offer TLS.",
+            hint="Switch TLS on at the server, or correct sslmode in the URL.",
+        )
+    if isinstance(error, asyncpg.InterfaceError) and text.startswith("root certificate file"):
+        return DatabaseUnavailable(
+            "The database's URL asks to verify the server's certificate, and there is no root certificate to do it by.",
+            hint="Whoever set the URL: name the file in sslrootcert.",
+        )
+    return None
 
 
 def _position(error: asyncpg.PostgresError) -> int | None:

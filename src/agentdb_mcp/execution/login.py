@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 import anyio
 import asyncpg
 
+from agentdb_mcp import connection_uri
 from agentdb_mcp.execution import guard
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
@@ -98,7 +99,11 @@ async def _connect(
     target: DatabaseTarget, server_settings: dict[str, str], driver: dict[str, object]
 ) -> GuardedConnection:
     connection: GuardedConnection = await asyncpg.connect(
-        target.uri.reveal(), server_settings=server_settings, statement_cache_size=0, timeout=None, **driver
+        connection_uri.for_driver(target.uri),
+        server_settings=server_settings,
+        statement_cache_size=0,
+        timeout=None,
+        **driver,
     )
     return connection
 
@@ -173,7 +178,7 @@ async def admin_connection(
     It never touches an object that an agent made.
     """
     connection = await asyncpg.connect(
-        target.uri.reveal(), server_settings=ADMIN_SETTINGS, statement_cache_size=0, timeout=timeout_s
+        connection_uri.for_driver(target.uri), server_settings=ADMIN_SETTINGS, statement_cache_size=0, timeout=timeout_s
     )
     try:
         yield connection
