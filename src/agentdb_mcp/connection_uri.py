@@ -8,7 +8,7 @@ the server is. What binding implies does hold: a URI that requires it never goes
 
 from __future__ import annotations
 
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit, urlunsplit
 
 from agentdb_mcp.models import Secret
 
@@ -22,23 +22,11 @@ def for_driver(uri: Secret) -> str:
         parts = urlsplit(text)
     except ValueError:
         return text  # the driver says what is wrong with it
-    options = [(unquote_plus(name), unquote_plus(value), whole) for whole, name, value in _options(parts.query)]
-    bound = [value for name, value, _ in options if name == "channel_binding"]
-    if not bound:
+    given = dict(parse_qsl(parts.query))
+    if "channel_binding" not in given:
         return text
-    kept = [whole for name, _, whole in options if name != "channel_binding"]
-    if "require" in bound:
-        modes = [value for name, value, _ in options if name == "sslmode"]
-        if not modes or _UNENCRYPTED & set(modes):
-            kept = [whole for name, _, whole in options if name not in {"channel_binding", "sslmode"}]
-            kept.append("sslmode=require")
-    return urlunsplit(parts._replace(query="&".join(kept)))
-
-
-def _options(query: str) -> list[tuple[str, str, str]]:
-    """(as written, name, value) of each."""
-    found = []
-    for whole in query.split("&"):
-        name, _, value = whole.partition("=")
-        found.append((whole, name, value))
-    return found
+    left_out, added = {"channel_binding"}, []
+    if given["channel_binding"] == "require" and given.get("sslmode", "prefer") in _UNENCRYPTED:
+        left_out, added = left_out | {"sslmode"}, ["sslmode=require"]
+    kept = [option for option in parts.query.split("&") if unquote_plus(option.partition("=")[0]) not in left_out]
+    return urlunsplit(parts._replace(query="&".join(kept + added)))

@@ -18,7 +18,14 @@ from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution import Call, Pools, Statement
 from agentdb_mcp.local_stack import LocalStack
-from agentdb_mcp.mcp_server.arguments import ExecuteSql, ExecuteTransaction
+from agentdb_mcp.mcp_server.arguments import (
+    Arguments,
+    ExecuteSql,
+    ExecuteTransaction,
+    GetObjectDetails,
+    ListObjects,
+    ListSchemas,
+)
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations
 from agentdb_mcp.models import DatabaseTarget, Limits, Scope, Secret, Tenant
 from agentdb_mcp.neon_emulator import Behaviour, neon_emulator
@@ -154,7 +161,10 @@ RUNNING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AN
 async def test_the_tools_show_the_note_in_text_and_in_structured_content(sleeper: Sleeper) -> None:
     do = Operations(sleeper.tenant, sleeper.application.queries, None, sleeper.application.policy)
     tools = {tool.name: tool for tool in TOOLS}
-    given = {
+    given: dict[str, Arguments] = {
+        "list_schemas": ListSchemas(),
+        "list_objects": ListObjects(schema_name="public"),
+        "get_object_details": GetObjectDetails(schema_name="public", object_name="runs"),
         "execute_sql": ExecuteSql(sql="SELECT 1"),
         "execute_transaction": ExecuteTransaction.model_validate({"statements": [{"sql": "SELECT 1"}]}),
     }

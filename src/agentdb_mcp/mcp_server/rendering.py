@@ -96,10 +96,11 @@ def _readable_rows(answer: Result) -> list[list[object]]:
     ]
 
 
-def listing(key: str, rows: list[dict[str, Any]], *, empty: str) -> Rendered:
+def listing(key: str, rows: list[dict[str, Any]], *, empty: str, notes: Sequence[str] = ()) -> Rendered:
     """Rows of our own catalog reads as objects."""
+    fields, said = _remarks(None, notes)
     text = framed("\n".join(compact(row) for row in rows)) if rows else empty
-    return Rendered({key: rows}, text)
+    return Rendered({key: rows} | fields, "\n".join([text, *said]))
 
 
 def as_objects(answer: Result) -> list[dict[str, Any]]:
@@ -108,8 +109,9 @@ def as_objects(answer: Result) -> list[dict[str, Any]]:
     return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in answer.rows]
 
 
-def details(fields: dict[str, Any]) -> Rendered:
-    return Rendered(fields, framed(compact(fields)))
+def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
+    remarks, said = _remarks(None, notes)
+    return Rendered(fields | remarks, "\n".join([framed(compact(fields)), *said]))
 
 
 def budget(report: BudgetReport, allowed: list[str]) -> Rendered:

@@ -48,13 +48,14 @@ _RESULT: Schema = {
 
 _NOTES: Schema = {"notes": {"type": "array", "items": _STRING}}
 
-SCHEMAS = _answer(schemas=_objects(name=_STRING, owner_kind=_STRING))
+SCHEMAS = _answer(_NOTES, schemas=_objects(name=_STRING, owner_kind=_STRING))
 OBJECTS = _answer(
+    _NOTES,
     objects=_objects(
         name=_STRING, type=_STRING, rows=_OPTIONAL_INTEGER, size_bytes=_OPTIONAL_INTEGER, comment=_OPTIONAL_STRING
-    )
+    ),
 )
-DETAILS = _answer(name=_STRING, schema=_STRING, type=_STRING)
+DETAILS = _answer(_NOTES, name=_STRING, schema=_STRING, type=_STRING)
 RESULT = _answer(_NOTES, **_RESULT)
 RESULTS = _answer(_NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
 BUDGET = _answer(

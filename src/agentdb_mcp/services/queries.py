@@ -100,7 +100,7 @@ class Queries:
             results = await self._run(tenant, database, call)
         except SqlError as error:
             results = await self._once_more(tenant, database, call, facts, error, self._may_write(database, state))
-        return Answer(results, _note(state, report), _notes(results))
+        return Answer(results, _note(state, report), waking_notes(results))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
@@ -208,6 +208,7 @@ def _note(state: BudgetState, report: BudgetReport | None) -> str | None:
     return f"Budget {state}. {_until(report)}"
 
 
-def _notes(results: list[Result]) -> tuple[str, ...]:
+def waking_notes(results: list[Result]) -> tuple[str, ...]:
+    """What a caller is told when it waited for a sleeping compute."""
     opening = sum(result.opening_s for result in results)
     return (f"The database was asleep; waking it took {opening:.1f} s.",) if opening >= WAKING_S else ()
