@@ -14,10 +14,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agentdb_mcp.bootstrap import Application, open_application
-from agentdb_mcp.embedded import EmbeddedPostgres
+from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution import Call, Pools, Statement
-from agentdb_mcp.local_stack import LocalStack
+from agentdb_mcp.local_stack import CONTROL_DATABASE, LocalStack
 from agentdb_mcp.mcp_server.arguments import (
     Arguments,
     ExecuteSql,
@@ -40,11 +40,19 @@ BRIEF = Limits(timeout_s=0.3, max_rows=10, max_bytes=10_000)
 
 
 @pytest.fixture(scope="module")
-async def stack(postgres: EmbeddedPostgres) -> AsyncIterator[LocalStack]:
-    await create_database(postgres.uri(), "agentdb_control")
+async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
     behaviour = Behaviour(cold_start_seconds=COLD_START_S)
-    async with neon_emulator(postgres.uri().reveal(), behaviour=behaviour) as emulator:
-        yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)))
+    async with embedded_postgres() as postgres:
+        await create_database(postgres.uri(), CONTROL_DATABASE)
+        async with neon_emulator(postgres.uri().reveal(), behaviour=behaviour) as emulator:
+            yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)))
+
+
+@pytest.fixture
+async def superuser(stack: LocalStack) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(stack.postgres.uri().reveal())
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture(scope="module")
