@@ -141,7 +141,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One statement's answer: rows of JSON values, cut at the limits."""
+    """One statement's answer: rows of JSON values, cut at the limits.
+
+    `opening_s` is what the call waited for a connection, in its first answer.
+    """
 
     columns: tuple[Column, ...]
     rows: list[list[object]]
@@ -149,6 +152,7 @@ class Result:
     command_tag: str
     duration_ms: float
     bytes: int = 0
+    opening_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

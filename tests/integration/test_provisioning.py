@@ -165,6 +165,7 @@ class Held:
         return await self.real.create(name, settings)
 
     async def access(self, project: Project) -> ProjectAccess:
+        await self.wait("access")
         return await self.real.access(project)
 
     async def delete(self, project_id: str) -> None:
@@ -433,8 +434,53 @@ async def test_a_database_removed_while_it_is_made_does_not_become_ready(workspa
         await held.reached.wait()
         await workspace.provisioning.remove(await workspace.row())
         held.let_through.set()
-    assert len(errors) == 1
+    assert [str(error) for error in errors] == ["The agent database was deleted."]
     assert (await workspace.row()).status is DatabaseStatus.DELETED
+
+
+async def test_who_lost_its_project_to_a_removal_hears_that_and_not_what_neon_says(workspace: Workspace) -> None:
+    held = Held.on(workspace.provider, "access")
+    errors: list[AgentDBError] = []
+
+    async def ask() -> None:
+        try:
+            await workspace.with_provider(held).ensure()
+        except AgentDBError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await held.reached.wait()
+        await workspace.provisioning.remove(await workspace.row())
+        held.let_through.set()
+    assert [(error.code, str(error)) for error in errors] == [
+        ("database_unavailable", "The agent database was deleted.")
+    ]
+
+
+async def test_who_lost_its_project_to_another_process_hears_that_and_not_what_neon_says(
+    workspace: Workspace, control: asyncpg.Connection
+) -> None:
+    held = Held.on(workspace.provider, "access")
+    errors: list[AgentDBError] = []
+
+    async def ask() -> None:
+        try:
+            await workspace.with_provider(held).ensure()
+        except AgentDBError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await held.reached.wait()
+        await end_lease(control, workspace.id)
+        taken = await workspace.provisioning.databases.claim(Scope.AGENT, workspace.name, BEGINNING, 3600)
+        assert taken is not None
+        for project_id in await workspace.projects():
+            await workspace.provider.delete(project_id)
+        held.let_through.set()
+    assert [(error.code, error.retryable) for error in errors] == [("provisioning_failed", True)]
+    assert "Another process took over" in str(errors[0])
 
 
 async def test_without_a_key_for_neon_the_call_says_what_to_set(workspace: Workspace) -> None:

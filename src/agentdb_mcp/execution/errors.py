@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal, NotAllowed, SqlError, StatementTimeout
@@ -18,6 +20,8 @@ CONNECTION_ERRORS = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
+# With these words a server that is suspended, stopped or crashed ends a backend.
+ENDED_BY_SERVER = frozenset({"57P01", "57P02"})
 
 # By SQLSTATE, else by its class.
 _HINTS = {
@@ -45,18 +49,23 @@ _HINTS = {
 }
 
 
-def statement_error(error: asyncpg.PostgresError) -> AgentDBError:
-    """An error that Postgres answered to a statement."""
-    sqlstate = error.sqlstate or "XX000"
+def statement_error(error: BaseException) -> AgentDBError:
+    """An error that Postgres answered to a statement, or the end of its connection."""
+    if isinstance(error, CONNECTION_ERRORS):
+        cause = error.__cause__  # the server's last words, where it had any
+        sqlstate = getattr(cause if isinstance(cause, asyncpg.PostgresError) else error, "sqlstate", None)
+        return DatabaseUnavailable(
+            "The connection ended while the statement ran; nothing of it took effect.",
+            hint="Run it again.",
+            sqlstate=sqlstate,
+            retryable=True,
+        )
+    sqlstate = getattr(error, "sqlstate", None) or "XX000"
     if sqlstate == "57014":
         return StatementTimeout(
             "The statement was cancelled at its time limit.",
             hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
             sqlstate=sqlstate,
-        )
-    if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError):
-        return DatabaseUnavailable(
-            "The connection ended while the statement ran.", hint="Run it again.", sqlstate=sqlstate, retryable=True
         )
     message = _cut(error.args[0] if error.args else "Postgres refused the statement")
     detail = getattr(error, "detail", None)
@@ -72,6 +81,10 @@ def statement_error(error: asyncpg.PostgresError) -> AgentDBError:
 
 def connection_error(error: BaseException) -> AgentDBError:
     """A login that failed or a connection that broke; says what kind, never where."""
+    return _tls_error(error) or _login_error(error)
+
+
+def _login_error(error: BaseException) -> AgentDBError:
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return DatabaseUnavailable(
@@ -97,6 +110,31 @@ def connection_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
         case _:
             return Internal(f"The database connection failed ({type(error).__name__}).")
+
+
+def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
+    """The driver's words are the only sign of some; they name the host, so they are not passed on."""
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return DatabaseUnavailable(
+            "The database's TLS certificate is not trusted, or is not for the host that the URL names.",
+            hint="Whoever set the URL: name the authority's certificate in sslrootcert, or correct the host.",
+        )
+    if isinstance(error, ssl.SSLError):
+        return DatabaseUnavailable(
+            "The TLS handshake with the database failed.", hint="Whoever set the URL: check its ssl options."
+        )
+    if isinstance(error, ConnectionError) and text.endswith("rejected SSL upgrade"):
+        return DatabaseUnavailable(
+            "The database's URL requires TLS, and the server does not offer TLS.",
+            hint="Switch TLS on at the server, or correct sslmode in the URL.",
+        )
+    if isinstance(error, asyncpg.InterfaceError) and text.startswith("root certificate file"):
+        return DatabaseUnavailable(
+            "The database's URL asks to verify the server's certificate, and there is no root certificate to do it by.",
+            hint="Whoever set the URL: name the file in sslrootcert.",
+        )
+    return None
 
 
 def _position(error: asyncpg.PostgresError) -> int | None:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 import anyio
 import asyncpg
 
+from agentdb_mcp import connection_uri
 from agentdb_mcp.execution import guard
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
@@ -23,6 +24,7 @@ from agentdb_mcp.models import DatabaseTarget
 
 CONNECT_TIMEOUT_S = 15.0
 REAP_TIMEOUT_S = 10.0
+SEAL_TIMEOUT_S = 60.0
 # An opening waits this long for a lock before it ends the transactions in its way, and tries this often.
 PATIENCE_MS, INSISTENCE = 1500, 10
 APPLICATION_NAME = "agentdb-mcp"
@@ -62,12 +64,9 @@ ADMIN_SETTINGS = {
 
 
 async def open_session(target: DatabaseTarget, **driver: object) -> GuardedConnection:
-    """A new connection that runs as the agent. Raises DatabaseUnavailable."""
+    """A new connection that runs as the agent, for as long as the caller waits. Raises DatabaseUnavailable."""
     try:
-        with anyio.fail_after(CONNECT_TIMEOUT_S):
-            connection = await (
-                _open_sealed(target, target.role, driver) if target.role else _open_plain(target, driver)
-            )
+        connection = await (_open_sealed(target, target.role, driver) if target.role else _open_plain(target, driver))
     except (*CONNECTION_ERRORS, asyncpg.PostgresError, ValueError, IndexError) as error:
         raise connection_error(error) from None
     speak_text(connection)
@@ -82,7 +81,7 @@ async def _open_plain(target: DatabaseTarget, driver: dict[str, object]) -> Guar
 async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, object]) -> GuardedConnection:
     password = secrets.token_urlsafe(24)
     connection: GuardedConnection | None = None
-    async with admin_connection(target) as admin:
+    async with admin_connection(target, timeout_s=None) as admin:
         await _insist(admin, role, 0, f"SELECT pg_catalog.pg_advisory_lock({OPENING_LOCK})")
         now: datetime
         now, database = await admin.fetchrow("SELECT pg_catalog.clock_timestamp(), pg_catalog.current_database()")
@@ -91,7 +90,7 @@ async def _open_sealed(target: DatabaseTarget, role: str, driver: dict[str, obje
             await _insist(admin, role, 0, unseal)
             connection = await _connect(target, SEALED_SETTINGS, driver | {"user": role, "password": password})
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.fail_after(SEAL_TIMEOUT_S, shield=True):
                 await _seal(admin, role, connection)
     return connection
 
@@ -100,7 +99,11 @@ async def _connect(
     target: DatabaseTarget, server_settings: dict[str, str], driver: dict[str, object]
 ) -> GuardedConnection:
     connection: GuardedConnection = await asyncpg.connect(
-        target.uri.reveal(), server_settings=server_settings, statement_cache_size=0, **driver
+        connection_uri.for_driver(target.uri),
+        server_settings=server_settings,
+        statement_cache_size=0,
+        timeout=None,
+        **driver,
     )
     return connection
 
@@ -167,13 +170,15 @@ _END_HINDERERS = """
 
 
 @asynccontextmanager
-async def admin_connection(target: DatabaseTarget) -> AsyncIterator[asyncpg.Connection]:
+async def admin_connection(
+    target: DatabaseTarget, *, timeout_s: float | None = CONNECT_TIMEOUT_S
+) -> AsyncIterator[asyncpg.Connection]:
     """A short-lived connection of the admin's (of the same login where there is no admin).
 
     It never touches an object that an agent made.
     """
     connection = await asyncpg.connect(
-        target.uri.reveal(), server_settings=ADMIN_SETTINGS, statement_cache_size=0, timeout=CONNECT_TIMEOUT_S
+        connection_uri.for_driver(target.uri), server_settings=ADMIN_SETTINGS, statement_cache_size=0, timeout=timeout_s
     )
     try:
         yield connection

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError, StatementTimeout
+from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError
 from agentdb_mcp.execution import layout
-from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, ENDED_BY_SERVER, connection_error
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.login import REAP_TIMEOUT_S, open_session, reap
 from agentdb_mcp.execution.session import BrokenSession, Call, StaleSession, run_call
@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Connections a database, seconds until an idle one is closed, and how long a call waits for one."""
+    """Connections a database, seconds until an idle one is closed, and how long a call waits for its turn."""
 
     size: int = 4
     idle_s: float = 300.0
@@ -39,33 +39,50 @@ class DatabasePool:
         self._target = target
         self._settings = settings
         self._pool = pool
+        # One for each session of the pool: whoever has one waits for nothing but a connection being opened.
+        self._turns = anyio.Semaphore(settings.size)
         self._types: dict[int, TypeInfo] = dict(BUILTIN_TYPES)
 
     async def run(self, call: Call) -> list[Result]:
         """Run one call, on a fresh connection if an idle one turns out to be dead."""
+        await self._wait_for_turn()
+        try:
+            return await self._run_on_living(call)
+        finally:
+            self._turns.release()
+
+    async def _run_on_living(self, call: Call) -> list[Result]:
+        opening = 0.0
         last: AgentDBError = DatabaseUnavailable("The database cannot be reached.", retryable=True)
         for _ in range(self._settings.size + 1):
+            started = anyio.current_time()
+            borrowed = await self._acquire(call.limits.timeout_s, opening)
+            opening += anyio.current_time() - started
             try:
-                return await self._run_once(call)
+                first, *others = await self._run_once(borrowed, call)
             except StaleSession as stale:
                 log.debug("an idle connection had died", reason=stale.error.code)
                 last = stale.error
+            else:
+                return [replace(first, opening_s=opening), *others]
         raise last
 
-    async def _run_once(self, call: Call) -> list[Result]:
+    async def _run_once(self, borrowed: Any, call: Call) -> list[Result]:  # noqa: ANN401  (asyncpg's proxy)
         """Whatever happens, the session is clean afterwards or gone."""
-        borrowed = await self._acquire()
         session: GuardedConnection = borrowed._con  # noqa: SLF001  (the proxy answers nothing once it is broken)
         pid = session.get_server_pid()
-        clean = False
+        clean = gone = False
         try:
-            results = await self._within_deadline(session, call)
-            clean = True
+            results = await run_call(
+                session, call, self._types, sealed=self._target.role is not None, grace_s=self._settings.grace_s
+            )
+            clean = not session.is_closed()
             if not call.read_only:  # types may have been renamed or dropped
                 self._types = dict(BUILTIN_TYPES)
         except StaleSession:
             raise
         except BrokenSession as broken:
+            gone = session.is_closed() and broken.error.sqlstate in ENDED_BY_SERVER
             raise _ran(broken.error) from None
         except AgentDBError:
             clean = True  # the call has failed, its reset has not
@@ -83,27 +100,28 @@ class DatabasePool:
             with anyio.CancelScope(shield=True):
                 if not clean:
                     session.terminate()
-                    await self._reap(pid)
+                    if not gone:  # looking for a backend would wake the compute that was suspended
+                        await self._reap(pid)
                 await self._pool.release(borrowed)
         return results
 
-    async def _acquire(self) -> Any:  # noqa: ANN401  (asyncpg's proxy)
+    async def _wait_for_turn(self) -> None:
+        with anyio.move_on_after(self._settings.acquire_timeout_s):
+            await self._turns.acquire()
+            return
+        raise DatabaseUnavailable("All sessions of the database are busy.", hint="Run it again.", retryable=True)
+
+    async def _acquire(self, patience_s: float, spent_s: float) -> Any:  # noqa: ANN401  (asyncpg's proxy)
+        """A session: an idle one, or a new one, for which a sleeping compute may have to wake."""
         try:
-            with anyio.fail_after(self._settings.acquire_timeout_s):
+            with anyio.move_on_after(patience_s - spent_s):
                 return await self._pool.acquire()
         except CONNECTION_ERRORS as error:
             raise connection_error(error) from None
-
-    async def _within_deadline(self, session: GuardedConnection, call: Call) -> list[Result]:
-        """Postgres ends a statement at its limit; this ends what does not listen (and COPY, which hangs)."""
-        deadline = call.limits.timeout_s * len(call.statements) + self._settings.grace_s
-        with anyio.move_on_after(deadline):
-            return await run_call(session, call, self._types, sealed=self._target.role is not None)
-        raise BrokenSession(
-            StatementTimeout(
-                f"The call did not end within {deadline:g} s and was terminated.",
-                hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
-            )
+        raise DatabaseUnavailable(
+            f"The database took no connection within {patience_s:g} s: it may still be waking up.",
+            hint="Run it again in a few seconds.",
+            retryable=True,
         )
 
     async def _reap(self, pid: int) -> None:

@@ -12,11 +12,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import anyio
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, ResultTooLarge, StatementRefused
+from agentdb_mcp.errors import (
+    AgentDBError,
+    DatabaseUnavailable,
+    ResultTooLarge,
+    StatementRefused,
+    StatementTimeout,
+)
 from agentdb_mcp.execution import wire
-from agentdb_mcp.execution.errors import connection_error, statement_error
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import TypeInfo
 from agentdb_mcp.models import Limits, Result
@@ -67,28 +74,38 @@ class StaleSession(BrokenSession):
 
 
 async def run_call(
-    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool
+    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool, grace_s: float
 ) -> list[Result]:
-    """Run the call; all or nothing. Raises AgentDBError after a clean reset, BrokenSession otherwise."""
+    """Run the call; all or nothing. Raises AgentDBError after a clean reset, BrokenSession otherwise.
+
+    Postgres ends a statement at its limit. The deadline, `grace_s` later, ends what does not listen (and COPY, which
+    hangs); a commit and a reset get at least `grace_s` of their own. A session whose reset failed is closed.
+    """
     results: list[Result] = []
+    deadline = anyio.current_time() + call.limits.timeout_s * len(call.statements) + grace_s
     connection.guard.begin(RECEIVE_FACTOR * call.limits.max_bytes + RECEIVE_SLACK)
-    await _begin(connection, call, sealed=sealed)
     try:
-        for statement in call.statements:
-            if results:
-                await connection.execute(_limit(call))
-            results.append(await _run_statement(connection, statement, call, catalog))
+        with anyio.CancelScope(deadline=deadline) as running:
+            await _begin(connection, call, sealed=sealed)
+            for statement in call.statements:
+                if results:
+                    await connection.execute(_limit(call.limits.timeout_s))
+                results.append(await _run_statement(connection, statement, call, catalog))
+        if running.cancelled_caught:
+            raise BrokenSession(_ended(call, grace_s))
         if not call.read_only:
-            await _commit(connection)
-    except (asyncpg.PostgresError, AgentDBError) as error:
+            await _commit(connection, call.limits.timeout_s, deadline, grace_s)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError, AgentDBError) as error:
         if connection.guard.exceeded:
             raise BrokenSession(_too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
         if len(call.statements) > 1:
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
-        await _reset(connection, ours)
+        if not await _reset(connection, "ROLLBACK; ", grace_s):
+            raise BrokenSession(ours) from None
         raise ours from None
-    await _clean(connection, call)
+    if not await _reset(connection, "ROLLBACK; " if call.read_only else "", grace_s):
+        connection.terminate()  # what the call did is done: this costs the session, not the answer
     return results
 
 
@@ -98,33 +115,44 @@ async def _begin(connection: GuardedConnection, call: Call, *, sealed: bool) -> 
     if call.catalog or sealed:
         parts.append(f"SET LOCAL search_path = {CATALOG_PATH if call.catalog else AGENT_PATH}")
     try:
-        await connection.execute("; ".join([*parts, _limit(call)]))
-    except (asyncpg.InterfaceError, asyncpg.PostgresError, OSError) as error:
+        await connection.execute("; ".join([*parts, _limit(call.limits.timeout_s)]))
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise StaleSession(connection_error(error)) from None
 
 
-def _limit(call: Call) -> str:
+def _limit(seconds: float) -> str:
     """A fresh time limit before each statement. The SELECT takes the snapshot: nothing lifts READ ONLY after it."""
-    return f"SET LOCAL statement_timeout = {max(1, int(call.limits.timeout_s * 1000))}; SELECT 1"
+    return f"{_set_timeout(seconds)}; SELECT 1"
 
 
-async def _commit(connection: GuardedConnection) -> None:
+def _set_timeout(seconds: float) -> str:
+    return f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
+
+
+async def _commit(connection: GuardedConnection, timeout_s: float, deadline: float, grace_s: float) -> None:
+    """Commit, after what was put off until then has run: a COMMIT is under no limit of Postgres's own, that is."""
+    left = max(deadline - anyio.current_time(), grace_s)
+    limit = min(timeout_s, max(left - grace_s, grace_s / 2))
     try:
-        await connection.execute("COMMIT")
-    except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, OSError):
+        with anyio.fail_after(left):
+            await connection.execute(f"{_set_timeout(limit)}; SET CONSTRAINTS ALL IMMEDIATE; COMMIT")
+    except CONNECTION_ERRORS:
         unknown = DatabaseUnavailable(
-            "The connection ended while the call was being committed: it may have taken effect or not.",
+            "The connection ended, or no answer came, while the call was being committed:"
+            " it may have taken effect or not.",
             hint="Look whether it took effect before running it again.",
         )
         raise BrokenSession(unknown) from None
 
 
-async def _clean(connection: GuardedConnection, call: Call) -> None:
-    """What the call did is done: a reset that fails costs the session, not the answer."""
+async def _reset(connection: GuardedConnection, end: str, grace_s: float) -> bool:
+    """End the transaction and leave nothing in the session; False if that failed."""
     try:
-        await connection.execute(("ROLLBACK; " if call.read_only else "") + RESET)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        connection.terminate()
+        with anyio.fail_after(grace_s):
+            await connection.execute(end + RESET)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError):
+        return False
+    return True
 
 
 async def _run_statement(
@@ -150,15 +178,15 @@ async def _run_statement(
     return replace(result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
 
 
+def _ended(call: Call, grace_s: float) -> StatementTimeout:
+    return StatementTimeout(
+        f"The call did not end within {call.limits.timeout_s * len(call.statements) + grace_s:g} s and was terminated.",
+        hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
+    )
+
+
 def _too_large() -> ResultTooLarge:
     return ResultTooLarge(
         "The answer is larger than a call may receive; the statement was ended.",
         hint="Select fewer columns or rows, cut long values with left() or substring(), or aggregate.",
     )
-
-
-async def _reset(connection: asyncpg.Connection, error: AgentDBError) -> None:
-    try:
-        await connection.execute("ROLLBACK; " + RESET)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        raise BrokenSession(error) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,21 +26,27 @@ class Rendered:
     text: str
 
 
-def result(answer: Result, budget_note: str | None = None) -> Rendered:
+def result(answer: Result, budget_note: str | None = None, notes: Sequence[str] = ()) -> Rendered:
     """Columns, rows and what to know about them."""
-    fields = result_fields(answer)
-    if budget_note:
-        fields["budget_note"] = budget_note
-    return Rendered(fields, "\n".join(part for part in (_result_text(answer), budget_note) if part))
+    fields, said = _remarks(budget_note, notes)
+    return Rendered(result_fields(answer) | fields, "\n".join([_result_text(answer), *said]))
 
 
-def results(answers: list[Result], budget_note: str | None = None) -> Rendered:
+def results(answers: list[Result], budget_note: str | None = None, notes: Sequence[str] = ()) -> Rendered:
     """Each statement's answer, in order."""
-    fields: dict[str, Any] = {"results": [result_fields(answer) for answer in answers]}
+    fields, said = _remarks(budget_note, notes)
+    texts = [f"{number}. {_result_text(answer)}" for number, answer in enumerate(answers, 1)]
+    return Rendered({"results": [result_fields(answer) for answer in answers]} | fields, "\n".join([*texts, *said]))
+
+
+def _remarks(budget_note: str | None, notes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What an answer says beside its rows, as fields and as lines."""
+    fields: dict[str, Any] = {}
+    if notes:
+        fields["notes"] = list(notes)
     if budget_note:
         fields["budget_note"] = budget_note
-    texts = [f"{number}. {_result_text(answer)}" for number, answer in enumerate(answers, 1)]
-    return Rendered(fields, "\n".join([*texts, *([budget_note] if budget_note else [])]))
+    return fields, [*notes, *([budget_note] if budget_note else [])]
 
 
 def result_fields(answer: Result) -> dict[str, Any]:
@@ -89,10 +96,11 @@ def _readable_rows(answer: Result) -> list[list[object]]:
     ]
 
 
-def listing(key: str, rows: list[dict[str, Any]], *, empty: str) -> Rendered:
+def listing(key: str, rows: list[dict[str, Any]], *, empty: str, notes: Sequence[str] = ()) -> Rendered:
     """Rows of our own catalog reads as objects."""
+    fields, said = _remarks(None, notes)
     text = framed("\n".join(compact(row) for row in rows)) if rows else empty
-    return Rendered({key: rows}, text)
+    return Rendered({key: rows} | fields, "\n".join([text, *said]))
 
 
 def as_objects(answer: Result) -> list[dict[str, Any]]:
@@ -101,8 +109,9 @@ def as_objects(answer: Result) -> list[dict[str, Any]]:
     return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in answer.rows]
 
 
-def details(fields: dict[str, Any]) -> Rendered:
-    return Rendered(fields, framed(compact(fields)))
+def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
+    remarks, said = _remarks(None, notes)
+    return Rendered(fields | remarks, "\n".join([framed(compact(fields)), *said]))
 
 
 def budget(report: BudgetReport, allowed: list[str]) -> Rendered:

@@ -25,10 +25,10 @@ _ERROR = {
 }
 
 
-def _answer(**properties: Schema) -> Schema:
+def _answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
     return {
         "type": "object",
-        "properties": {**properties, "error": _ERROR},
+        "properties": {**properties, **(optional or {}), "error": _ERROR},
         "anyOf": [{"required": list(properties)}, {"required": ["error"]}],
     }
 
@@ -46,15 +46,18 @@ _RESULT: Schema = {
     "duration_ms": {"type": "number"},
 }
 
-SCHEMAS = _answer(schemas=_objects(name=_STRING, owner_kind=_STRING))
+_NOTES: Schema = {"notes": {"type": "array", "items": _STRING}}
+
+SCHEMAS = _answer(_NOTES, schemas=_objects(name=_STRING, owner_kind=_STRING))
 OBJECTS = _answer(
+    _NOTES,
     objects=_objects(
         name=_STRING, type=_STRING, rows=_OPTIONAL_INTEGER, size_bytes=_OPTIONAL_INTEGER, comment=_OPTIONAL_STRING
-    )
+    ),
 )
-DETAILS = _answer(name=_STRING, schema=_STRING, type=_STRING)
-RESULT = _answer(**_RESULT)
-RESULTS = _answer(results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+DETAILS = _answer(_NOTES, name=_STRING, schema=_STRING, type=_STRING)
+RESULT = _answer(_NOTES, **_RESULT)
+RESULTS = _answer(_NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
 BUDGET = _answer(
     managed=_BOOLEAN,
     state=_STRING,

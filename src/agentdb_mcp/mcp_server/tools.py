@@ -14,6 +14,7 @@ from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import Queries, Usage
+from agentdb_mcp.services.queries import waking_notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,20 @@ class Tool:
 
 
 async def _list_schemas(do: Operations, scope: Scope, _: args.ListSchemas) -> Rendered:
-    (answer,) = await do.queries.catalog(do.tenant, scope, [catalog.schemas()])
-    return rendering.listing("schemas", rendering.as_objects(answer), empty="There are no schemas.")
+    answers = await do.queries.catalog(do.tenant, scope, [catalog.schemas()])
+    return rendering.listing(
+        "schemas", rendering.as_objects(answers[0]), empty="There are no schemas.", notes=waking_notes(answers)
+    )
 
 
 async def _list_objects(do: Operations, scope: Scope, given: args.ListObjects) -> Rendered:
     statement = catalog.objects(given.schema_name, given.object_type)
-    (answer,) = await do.queries.catalog(do.tenant, scope, [statement])
+    answers = await do.queries.catalog(do.tenant, scope, [statement])
     return rendering.listing(
         "objects",
-        rendering.as_objects(answer),
+        rendering.as_objects(answers[0]),
         empty=f"There are no {given.object_type}s in schema {given.schema_name}.",
+        notes=waking_notes(answers),
     )
 
 
@@ -66,18 +70,19 @@ async def _get_object_details(do: Operations, scope: Scope, given: args.GetObjec
         reads.append(catalog.sequence(schema, name))
     else:
         reads += [read(schema, name) for read in _RELATION_PARTS.values()]
-    found, *parts = await do.queries.catalog(do.tenant, scope, reads)
+    found, *parts = answers = await do.queries.catalog(do.tenant, scope, reads)
+    notes = waking_notes(answers)
     if not found.rows:
         raise _not_found(given.object_type, f"{schema}.{name}")
     fields: dict[str, Any] = {"name": name, "schema": schema} | rendering.as_objects(found)[0]
     if given.object_type == "sequence":
         if not parts[0].rows:
             raise _not_found("sequence", f"{schema}.{name}")
-        return rendering.details(fields | rendering.as_objects(parts[0])[0])
+        return rendering.details(fields | rendering.as_objects(parts[0])[0], notes)
     for key, part in zip(_RELATION_PARTS, parts, strict=True):
         if part.rows or key == "columns":
             fields[key] = rendering.as_objects(part)
-    return rendering.details(fields)
+    return rendering.details(fields, notes)
 
 
 _RELATION_PARTS = {
@@ -89,10 +94,11 @@ _RELATION_PARTS = {
 
 
 async def _extension_details(do: Operations, scope: Scope, name: str) -> Rendered:
-    (answer,) = await do.queries.catalog(do.tenant, scope, [catalog.extension(name)])
-    if not answer.rows:
+    answers = await do.queries.catalog(do.tenant, scope, [catalog.extension(name)])
+    if not answers[0].rows:
         raise _not_found("extension", name)
-    return rendering.details({"name": name, "type": "extension"} | rendering.as_objects(answer)[0])
+    fields = {"name": name, "type": "extension"} | rendering.as_objects(answers[0])[0]
+    return rendering.details(fields, waking_notes(answers))
 
 
 def _not_found(kind: str, name: str) -> SqlError:
@@ -104,13 +110,13 @@ def _not_found(kind: str, name: str) -> SqlError:
 async def _execute_sql(do: Operations, scope: Scope, given: args.ExecuteSql) -> Rendered:
     statements = [Statement(given.sql, given.params)]
     answer = await do.queries.execute(do.tenant, scope, statements, max_rows=given.max_rows)
-    return rendering.result(answer.results[0], answer.budget_note)
+    return rendering.result(answer.results[0], answer.budget_note, answer.notes)
 
 
 async def _execute_transaction(do: Operations, scope: Scope, given: args.ExecuteTransaction) -> Rendered:
     statements = [Statement(item.sql, item.params) for item in given.statements]
     answer = await do.queries.execute(do.tenant, scope, statements, transaction=True)
-    return rendering.results(answer.results, answer.budget_note)
+    return rendering.results(answer.results, answer.budget_note, answer.notes)
 
 
 async def _get_budget(do: Operations, _scope: Scope, _: args.GetBudget) -> Rendered:

@@ -25,6 +25,7 @@ log = get_logger(__name__)
 LEASE_S = 60.0
 WAIT_S = 150.0
 _BEGINNING = [DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING]
+_GONE = {DatabaseStatus.DELETING, DatabaseStatus.DELETED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,8 @@ class Provisioning:
         with anyio.move_on_after(WAIT_S):
             while True:
                 row = await self.databases.find(scope, name)
-                if row is None or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
-                    raise DatabaseUnavailable(
-                        f"The {scope} database was deleted.", hint="Whoever runs the platform can create it anew."
-                    )
+                if row is None or row.status in _GONE:
+                    raise _deleted(scope)
                 if row.status is DatabaseStatus.READY:
                     return row
                 claim = await self.databases.claim(scope, name, _BEGINNING, LEASE_S)
@@ -94,9 +93,8 @@ class Provisioning:
                 group.cancel_scope.cancel()
         except BaseException as wrapped:  # noqa: BLE001  (it is raised again, unwrapped)
             error = _only(wrapped)
-            code = error.code if isinstance(error, AgentDBError) else "interrupted"
             with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
-                await self._release(claim, code)
+                error = await self._release(claim, error)
             raise error from None
 
     async def _keep_lease(self, claim: Claim) -> None:
@@ -105,11 +103,26 @@ class Provisioning:
             await anyio.sleep(LEASE_S / 3)
             await self.databases.renew(claim, LEASE_S)
 
-    async def _release(self, claim: Claim, code: str) -> None:
+    async def _release(self, claim: Claim, error: BaseException) -> BaseException:
+        """Give the lease back; gives what to raise: a row that was lost is why the work on it failed."""
+        code = error.code if isinstance(error, AgentDBError) else "interrupted"
         try:
             await self.databases.release(claim, code)
-        except AgentDBError as error:  # the lease ends by itself
-            log.warning("lease not released", project=claim.row.project_name, code=error.code)
+        except ProvisioningFailed as lost:
+            log.info("work on a row that was lost", project=claim.row.project_name, code=code)
+            return await self._how_lost(claim, lost) if isinstance(error, AgentDBError) else error
+        except AgentDBError as failure:  # the lease ends by itself
+            log.warning("lease not released", project=claim.row.project_name, code=failure.code)
+        return error
+
+    async def _how_lost(self, claim: Claim, lost: ProvisioningFailed) -> AgentDBError:
+        if claim.row.status in _GONE:  # it was being removed, and somebody else goes on with that
+            return lost
+        try:
+            row = await self.databases.find(claim.row.scope, claim.row.project_name)
+        except AgentDBError:
+            return lost
+        return _deleted(claim.row.scope) if row is None or row.status in _GONE else lost
 
     async def _make(self, claim: Claim) -> None:
         provider, cipher = self._configured()
@@ -144,6 +157,12 @@ class Provisioning:
                 hint="Set it to a key of 64 hexadecimal characters; `openssl rand -hex 32` prints one.",
             )
         return self.provider, self.cipher
+
+
+def _deleted(scope: Scope) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"The {scope} database was deleted.", hint="Whoever runs the platform can create it anew."
+    )
 
 
 def _only(error: BaseException) -> BaseException:

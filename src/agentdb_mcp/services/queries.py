@@ -40,14 +40,17 @@ PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+# A connection that took this long to open had a compute to wake.
+WAKING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What each statement gave, and a sentence on the budget from `warning` on."""
+    """What each statement gave, a sentence on the budget from `warning` on, and others worth knowing."""
 
     results: list[Result]
     budget_note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Queries:
@@ -105,7 +108,7 @@ class Queries:
                 if allowance.lowered:
                     error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
                 raise
-        return Answer(results, allowance.note)
+        return Answer(results, allowance.note, waking_notes(results))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
@@ -217,3 +220,9 @@ def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:
         hint = " ".join(part for part in (decision.hint, allowance.until) if part)
         return BudgetExceeded(message, hint=hint or None)
     return StatementRefused(message, hint=decision.hint)
+
+
+def waking_notes(results: list[Result]) -> tuple[str, ...]:
+    """What a caller is told when it waited for a sleeping compute."""
+    opening = sum(result.opening_s for result in results)
+    return (f"The database was asleep; waking it took {opening:.1f} s.",) if opening >= WAKING_S else ()

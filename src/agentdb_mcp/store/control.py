@@ -9,6 +9,7 @@ import anyio
 import asyncpg
 from anyio.streams.memory import MemoryObjectSendStream
 
+from agentdb_mcp import connection_uri
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Secret
@@ -88,7 +89,7 @@ class ControlDatabase:
         async with self._opening:
             if self._pool is None:
                 pool = asyncpg.create_pool(
-                    self._uri.reveal(),
+                    connection_uri.for_driver(self._uri),
                     min_size=0,
                     max_size=POOL_SIZE,
                     timeout=CONNECT_TIMEOUT_S,
@@ -163,7 +164,7 @@ def control_error(error: BaseException) -> AgentDBError:
 async def create_database(admin_uri: Secret, name: str) -> None:
     """Make the control database where it is missing, closed to everybody else (for the local stack)."""
     try:
-        connection = await asyncpg.connect(admin_uri.reveal(), timeout=CONNECT_TIMEOUT_S)
+        connection = await asyncpg.connect(connection_uri.for_driver(admin_uri), timeout=CONNECT_TIMEOUT_S)
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
                 await connection.execute(f'CREATE DATABASE "{name}"')

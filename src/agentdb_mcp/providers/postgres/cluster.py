@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import anyio
 import asyncpg
 
+from agentdb_mcp import connection_uri
 from agentdb_mcp.errors import AgentDBError, ProvisioningFailed
 from agentdb_mcp.models import Secret
 
@@ -60,7 +61,7 @@ class Cluster:
         """A connection of the admin's to this database, or to the one that its URI names."""
         options = {} if database is None else {"database": database}
         connection = await asyncpg.connect(
-            self.admin_uri.reveal(),
+            connection_uri.for_driver(self.admin_uri),
             server_settings=SESSION,
             statement_cache_size=0,
             timeout=CONNECT_TIMEOUT_S,
