@@ -36,6 +36,8 @@ from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.logs import configure_logging
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.neon_emulator import Behaviour
+from agentdb_mcp.providers.neon import api
+from agentdb_mcp.providers.neon.limiter import RateLimiter
 from agentdb_mcp.settings import load_settings
 
 HOUR = timedelta(hours=1)
@@ -43,7 +45,11 @@ HOUR = timedelta(hours=1)
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 TAIL_S, CU = 300, Fraction(1, 4)
 LIMIT_CENTS = 200
+# What a database without data takes.
+EMPTY_BYTES = Fraction(8_300_000)
 PAUSED_CENTS = 220
+# The share of the budget from which the hostile agents go on in real time.
+ATTACK_FROM = Fraction(980, 1000)
 DEAR = 100
 CENTS_PER_CU_S = Fraction(106, 10) / 3600
 WRITE, READ, LONG = "INSERT INTO t VALUES (1)", "SELECT count(*) FROM t", "INSERT INTO t SELECT 1 FROM pg_sleep(20)"
@@ -169,11 +175,12 @@ class World:
             return  # by design refused for what will be stored
         awake = agent.model[tenant.workspace_id or ""]
         more = Fraction(max(0.0, now + 1 + TAIL_S - max(now, awake.until))) * CU * CENTS_PER_CU_S
-        if agent.spent_cents() + more < agent.limit_cents * Fraction(995, 1000):
+        kept = agent.databases * EMPTY_BYTES * 35 / 10**9  # a month of nearly empty databases
+        if agent.spent_cents() + more + kept < agent.limit_cents * Fraction(995, 1000):
             agent.wronged += 1
 
     async def act(self, agent: Agent) -> None:
-        if agent.kind == "hostile" and not agent.given_up and agent.spent_cents() > LIMIT_CENTS * Fraction(93, 100):
+        if agent.kind == "hostile" and not agent.given_up and agent.spent_cents() > LIMIT_CENTS * ATTACK_FROM:
             await self.attack(agent)
             return
         outcomes = []
@@ -208,6 +215,7 @@ class World:
                 moment, number = heapq.heappop(events)
                 while jobs <= moment:
                     await self.clock.jump(jobs)
+                    await self.flush()
                     await self.servers[1].managed().sync().run()
                     await settle_budgets(self.servers[1])
                     jobs += HOUR / 4
@@ -216,8 +224,14 @@ class World:
                 await self.clock.jump(moment)
                 await self.act(self.agents[number])
                 heapq.heappush(events, (self.agents[number].next_after(self.clock(), self.chance), number))
+        await self.flush()
         await self.clock.jump(self.end + 3 * HOUR)
         await self.servers[1].managed().sync().run()
+
+    async def flush(self) -> None:
+        """As servers do every few seconds."""
+        for server in self.servers:
+            await server.managed().usage.budgets.flush()
 
     async def bill(self, agent: Agent, storage_price: Fraction) -> Fraction:
         """Cents of the month, from what the API reports."""
@@ -329,6 +343,7 @@ async def report(where: World, storage_price: Fraction) -> Iterator[str]:
 
 
 async def main(options: argparse.Namespace) -> None:
+    api.general_limiter = api.consumption_limiter = lambda: RateLimiter(per_second=1000, burst=1000)
     started = time.monotonic()
     print(
         "cents; overspent past the line (the limit, or where reads end too): aim 2 % or 1 cent; by sync alone beside it"

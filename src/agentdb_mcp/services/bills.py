@@ -50,6 +50,11 @@ class Bill:
         """Databases that the provider was told to pause."""
         return frozenset(usage.database_id for usage, _ in self.by_database if usage.paused)
 
+    def awake_until_us(self, database_id: str) -> int:
+        """When the database's compute falls asleep, by what all servers have stored; 0 where nothing is known."""
+        moments = (each.awake_until for each, _ in self.by_database if each.database_id == database_id)
+        return max((to_us(moment) for moment in moments if moment), default=0)
+
     @property
     def unsettled(self) -> list[DatabaseUsage]:
         """Databases of which the provider was told the other thing."""

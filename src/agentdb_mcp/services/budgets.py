@@ -89,10 +89,11 @@ class Budgets:
             account.released.set()
             account.released = anyio.Event()
 
-    def note(self, user_id: str, extra_us: int) -> None:
-        """A call of the user's kept a database awake for so much longer."""
+    def note(self, user_id: str, database_id: str, extra_us: int) -> None:
+        """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
         if (account := self._accounts.get(user_id)) is not None:
-            account.noted_us += extra_us
+            until_us = to_us(self._clock()) + self._tail_us
+            account.noted_us += min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
 
     def note_growth(self, user_id: str, grown_bytes: int) -> None:
         """A database of the user's grew (or shrank) by so much."""
@@ -113,10 +114,10 @@ class Budgets:
 
     def _judge(self, account: Account, database_id: str, wanted_us: int, *, others: bool) -> Grant:
         now_us = to_us(self._clock())
-        covered = {database_id: max(now_us, self.metering.meter.awake_until(database_id))}
+        covered = {database_id: self._awake_until(account, database_id, now_us)}
         reserved_us = 0
         for running, until_us in account.running.values() if others else ():
-            known = covered.setdefault(running, max(now_us, self.metering.meter.awake_until(running)))
+            known = covered.setdefault(running, self._awake_until(account, running, now_us))
             reserved_us += max(0, until_us - known)
             covered[running] = max(known, until_us)
         reserved = cost_microcents(Quantities(compute_mcu_us=reserved_us * self._mcu), self._prices)
@@ -129,6 +130,9 @@ class Budgets:
             least_us=min(wanted_us, LEAST_US),
             spare_us=covered[database_id] - now_us - self._tail_us,
         )
+
+    def _awake_until(self, account: Account, database_id: str, now_us: int) -> int:
+        return max(now_us, self.metering.meter.awake_until(database_id), account.bill.awake_until_us(database_id))
 
     def _position(self, account: Account, reserved: int) -> Position:
         since = cost_microcents(

@@ -78,7 +78,7 @@ class Spending:
     def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
         """A use that began then and ends now."""
         sent = sum(result.bytes for result in results)
-        self.budgets.note(payer, self.metering.note(database_id, started, sent, wrote=wrote))
+        self.budgets.note(payer, database_id, self.metering.note(database_id, started, sent, wrote=wrote))
 
     async def look_at_size(self, payer: str, database_id: str, measure: Callable[[], Awaitable[int]]) -> None:
         """See how large the database is now, where that is due. What fails is tried again after the next call."""

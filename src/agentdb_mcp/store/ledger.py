@@ -44,7 +44,8 @@ class DatabaseUsage:
     """One database's share of a window of time, in which `user_id` paid for it.
 
     `owner_id` is the workspace or user, None when it is gone; `present` whether that user still pays for it;
-    `paused` whether the provider was told to pause it; `size_bytes` the size seen last.
+    `paused` whether the provider was told to pause it; `size_bytes` the size seen last; `awake_until` when its compute
+    falls asleep, as far as it was metered.
     """
 
     window: int
@@ -59,6 +60,7 @@ class DatabaseUsage:
     size_bytes: int
     present: bool
     paused: bool
+    awake_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ class LedgerStore:
                 size_bytes=row["size_bytes"],
                 present=row["present"],
                 paused=row["paused"],
+                awake_until=row["awake_until"],
             )
             for row in rows
         ]

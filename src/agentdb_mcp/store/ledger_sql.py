@@ -73,7 +73,7 @@ USAGE = f"""
                tstzmultirange(tstzrange(k.lo, k.hi)) - coalesce(b.hours, '{{}}') AS spans
           FROM known AS k LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
     ), metered AS (
-        SELECT e.n, e.id, range_agg(u.active) * e.spans AS awake,
+        SELECT e.n, e.id, range_agg(u.active) * e.spans AS awake, max(upper(u.active)) AS awake_until,
                sum(u.sent_bytes) FILTER (WHERE e.spans @> u.hour) AS sent
           FROM estimated AS e JOIN used AS u ON u.n = e.n AND u.database_id = e.id AND u.source <> 'provider'
          GROUP BY e.n, e.id, e.spans
@@ -97,7 +97,7 @@ USAGE = f"""
            round(coalesce(b.storage, 0) + coalesce(h.byte_s, 0) * 1000000) AS storage_byte_us,
            coalesce(b.history, 0) AS history_byte_us,
            coalesce(b.egress, 0) + coalesce(m.sent, 0) AS egress_bytes,
-           coalesce(b.branch, 0) AS branch_us,
+           coalesce(b.branch, 0) AS branch_us, m.awake_until,
            coalesce((SELECT l.size_bytes FROM db_usage_ledger AS l WHERE l.database_id = k.id AND l.size_at IS NOT NULL
                       ORDER BY l.hour DESC, l.size_at DESC LIMIT 1), 0) AS size_bytes
       FROM known AS k
