@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,6 +19,7 @@ from agentdb_mcp.local_stack import LocalStack, local_stack
 if TYPE_CHECKING:
     from tests.acceptance.conftest import CommandFactory, Finished
 
+GUIDE = (Path(__file__).parents[2] / "docs/budgets.md").read_text("utf-8")
 CU_HOUR = 3600
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).date()
@@ -181,3 +185,13 @@ async def test_a_tier_and_a_limit_of_ones_own_count_at_once_and_a_reset_begins_a
     assert (done.code, done.err) == (0, "")
     assert any(line.split()[:2] == ["used", "$0.00"] for line in done.out.splitlines())
     check_plain(done.out)
+
+
+async def test_the_commands_of_the_guide_run(command: CommandFactory, environ: dict[str, str]) -> None:
+    commands = re.findall(r"^agentdb-mcp (.+?) +#", GUIDE, re.MULTILINE)
+    commands += re.findall(r"`agentdb-mcp (policy [^`]+)`", GUIDE)
+    assert len(commands) > 8
+    for line in commands:
+        done = await command(environ, *shlex.split(line))
+        assert (line, done.code, done.err) == (line, 0, "")
+        assert done.out

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import date, timedelta
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from agentdb_mcp import store
 from agentdb_mcp.cli_tables import history_table, usage_table
 from agentdb_mcp.costs import to_cents
+from agentdb_mcp.jobs import JOBS
 from agentdb_mcp.models import BudgetReport, BudgetState, DatabaseCost, DayCost, Scope
 from agentdb_mcp.services.reports import history_fields, sync_fields, usage_fields
 from agentdb_mcp.services.sync import Synced
 
+GUIDE = (Path(__file__).parents[2] / "docs/budgets.md").read_text("utf-8")
 START = date(2026, 11, 1)
 microcents = st.one_of(st.integers(0, 3_000_000), st.integers(0, 10**18))
 names = st.text(min_size=1, max_size=60)
@@ -123,3 +128,40 @@ def test_less_than_a_cent_is_not_shown_as_nothing() -> None:
 def test_a_user_without_databases_is_told_so() -> None:
     assert "No database yet." in shown(usage_table(report_of([])))
     assert history_fields([]) == {"days": [], "totalCents": 0}
+
+
+def test_the_table_of_the_guide_is_what_is_printed() -> None:
+    costs = [24_300_000, 105_200_000, 27_100_000]
+    parts = zip(("global", "Research", "Support"), costs, to_cents(costs), (1200, 400, 8), strict=True)
+    report = BudgetReport(
+        limit_microcents=2_000_000_000,
+        used_microcents=sum(costs),
+        state=BudgetState.OK,
+        period_start="2026-11-01T00:00:00Z",
+        period_end="2026-12-01T00:00:00Z",
+        tier="paid",
+        by_database=tuple(
+            DatabaseCost(Scope.AGENT, name, cost, name.lower(), cents, megabytes * 10**6)
+            for name, cost, cents, megabytes in parts
+        ),
+        committed_microcents=31_000_000,
+    )
+    lines = [line.rstrip() for line in shown(usage_table(report)).splitlines()]
+    assert "\n".join(lines).strip() in GUIDE
+
+
+def test_the_guide_names_every_job_and_its_period() -> None:
+    periods = {60: "minute", 900: "15 minutes", 86_400: "day"}
+    for job in JOBS:
+        assert f"| `{job.name}` | {periods[int(job.every_s)]} |" in GUIDE
+
+
+def test_the_guide_names_columns_that_there_are() -> None:
+    tables = GUIDE[GUIDE.index("## Columns for other programs") :]
+    steps = Path(store.__file__).parent.glob("migrations/*.sql")
+    schema = "\n".join(step.read_text("utf-8") for step in steps)
+    rows = re.findall(r"^\| (`.+`) \| (`.+`) \|$", tables, re.MULTILINE)
+    assert len(rows) == 2
+    for names in rows:
+        for name in re.findall(r"`(\w+)`", " ".join(names)):
+            assert re.search(rf"\b{name}\b", schema), name
