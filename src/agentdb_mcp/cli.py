@@ -83,7 +83,7 @@ def _usage_error(error: Exception) -> None:
     """Typer's own complaints about options and arguments; anything else is a fault of ours."""
     show, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if show is not None and exit_code is not None:
-        print(f"agentdb-mcp: {show()} See `agentdb-mcp --help`.", file=sys.stderr)
+        print(f"agentdb-mcp: {show().removesuffix('.')}. See `agentdb-mcp --help`.", file=sys.stderr)
         sys.exit(exit_code)
     from agentdb_mcp.logs import get_logger
 
