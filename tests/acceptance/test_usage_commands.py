@@ -145,6 +145,7 @@ async def test_usage_by_day_sums_to_the_same(command: CommandFactory, environ: d
         (("usage", "ada", "--days", "2", "--since", "2026-01-01"), 2, "--days counts back from today"),
         (("usage", "ada", "--until", "2026-01-01"), 2, "--until needs --since"),
         (("usage", "ada", "--since", "2026-02-01", "--until", "2026-01-01"), 1, "2026-02-01 to 2026-01-01"),
+        (("usage", "ada", "--since", "9999-12-31", "--until", "9999-12-31"), 1, "9999-12-31 to 9999-12-31"),
         (("users", "tier", "ada", "golden"), 1, "free, paid, enterprise"),
         (("users", "tier", "ada", "paid", "--custom-cents", "5", "--no-custom"), 2, "give one of them"),
         (("users", "reset", "nobody"), 1, "There is no user nobody."),
