@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
 
+from agentdb_mcp.cli_lifecycle import users, workspaces
 from agentdb_mcp.cli_policy import policy
+from agentdb_mcp.cli_running import Json, print_answer, run, settings_of_run
+from agentdb_mcp.cli_usage import sync, usage
 from agentdb_mcp.errors import AgentDBError, ConfigurationError
 from agentdb_mcp.models import Scope
-from agentdb_mcp.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from agentdb_mcp.bootstrap import Application
@@ -25,13 +25,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-users = typer.Typer(help="Users and their global databases.", no_args_is_help=True)
-workspaces = typer.Typer(help="Workspaces and their agent databases.", no_args_is_help=True)
 app.add_typer(users, name="users")
 app.add_typer(workspaces, name="workspaces")
 app.add_typer(policy, name="policy")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[Path | None, typer.Option(help="Keep the data here; made when missing.")]
 
 
@@ -86,35 +83,12 @@ def _usage_error(error: Exception) -> None:
     """Typer's own complaints about options and arguments; anything else is a fault of ours."""
     show, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if show is not None and exit_code is not None:
-        print(f"agentdb-mcp: {show()} See `agentdb-mcp --help`.", file=sys.stderr)
+        print(f"agentdb-mcp: {show().removesuffix('.')}. See `agentdb-mcp --help`.", file=sys.stderr)
         sys.exit(exit_code)
     from agentdb_mcp.logs import get_logger
 
     get_logger(__name__).error("internal error", exc_info=error)
     sys.exit(70)
-
-
-def _settings() -> Settings:
-    from agentdb_mcp.logs import configure_logging
-
-    settings = load_settings()
-    keys = [key for key in (*settings.encryption_keys, settings.service_key) if key is not None]
-    keys += [organization.api_key for organization in settings.neon]
-    configure_logging(settings.log_format, settings.log_level, keys)
-    return settings
-
-
-def _run(work: Callable[[Application], Awaitable[Any]], *, migrate: bool = True) -> Any:  # noqa: ANN401
-    """Run `work` with the application of these settings."""
-    settings = _settings()
-
-    async def run() -> Any:  # noqa: ANN401
-        from agentdb_mcp.bootstrap import open_application
-
-        async with open_application(settings, migrate=migrate) as application:
-            return await work(application)
-
-    return anyio.run(run)
 
 
 @app.command()
@@ -124,7 +98,7 @@ def serve(
     """Serve MCP over stdio for the tenant in the environment."""
     from agentdb_mcp.bootstrap import check_serve
 
-    settings = _settings()
+    settings = settings_of_run()
     check_serve(settings, scope)
 
     async def work(application: Application) -> None:
@@ -136,7 +110,7 @@ def serve(
         operations = Operations(application.tenant, application.queries, usage, application.policy)
         await serve_stdio(build_server(operations, scope))
 
-    _run(work)
+    run(work)
 
 
 @app.command()
@@ -144,7 +118,7 @@ def demo(as_json: Json = False) -> None:
     """Tell the whole story on a throw-away stack: two agents, their databases, their walls, their budget."""
     from agentdb_mcp.demo import run_demo
 
-    settings = _settings()
+    settings = settings_of_run()
     anyio.run(run_demo, as_json, settings.pg_bin)
 
 
@@ -153,7 +127,7 @@ def up(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Run the whole product on this machine until SIGTERM."""
     from agentdb_mcp.up import default_data_dir, run_up
 
-    settings = _settings()
+    settings = settings_of_run()
     anyio.run(run_up, data_dir or default_data_dir(), settings.pg_bin, as_json)
 
 
@@ -167,26 +141,26 @@ def migrate(as_json: Json = False) -> None:
         async with application.managed().control.connection() as connection:
             return [f"{step.version:04} {step.name}" for step in await migrations.apply(connection)]
 
-    applied = _run(work, migrate=False)
-    _print({"applied": applied}, f"Applied {', '.join(applied)}." if applied else "Up to date.", as_json)
+    applied = run(work, migrate=False)
+    print_answer({"applied": applied}, f"Applied {', '.join(applied)}." if applied else "Up to date.", as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check settings, keys, reachability and migrations; exit code 1 if something is wrong."""
 
-    async def work(application: Application) -> list[dict[str, object]]:
+    async def work(application: Application) -> list[dict[str, Any]]:
         from agentdb_mcp.doctor import examine
 
         return [finding.as_dict() async for finding in examine(application)]
 
-    findings = _run(work, migrate=False)
+    findings = run(work, migrate=False)
     marks = {True: "ok   ", False: "WRONG", None: "-    "}
     lines = [
         f"{marks[item['ok']]} {item['check']}: {item['message']}" + (f" {item['hint']}" if item["hint"] else "")
         for item in findings
     ]
-    _print({"findings": findings}, "\n".join(lines), as_json)
+    print_answer({"findings": findings}, "\n".join(lines), as_json)
     raise typer.Exit(1 if any(item["ok"] is False for item in findings) else 0)
 
 
@@ -200,7 +174,7 @@ def neon_emulator(
     """Run the local Neon API alone until SIGTERM; the first line on stdout says where it is, as JSON."""
     from agentdb_mcp.up import run_emulator
 
-    settings = _settings()
+    settings = settings_of_run()
     anyio.run(run_emulator, port, pg, settings.pg_bin)
 
 
@@ -216,7 +190,7 @@ def reconcile(
     async def work(application: Application) -> bool:
         return await run_reconcile(application.managed().reconcile(settled_s=settled), fix=fix, as_json=as_json)
 
-    if not _run(work):
+    if not run(work):
         raise typer.Exit(1)
 
 
@@ -225,57 +199,8 @@ def worker() -> None:
     """Run background jobs until SIGTERM; any number of workers share them."""
     from agentdb_mcp.cli_worker import run_worker
 
-    _run(run_worker)
+    run(run_worker)
 
 
-@users.command("create")
-def create_user(user_id: str, tier: str = "free", as_json: Json = False) -> None:
-    """Register a user: a budget and a global database. What exists is left as it is."""
-
-    async def work(application: Application) -> dict[str, object]:
-        row = await application.managed().lifecycle.create_user(user_id, tier)
-        return {"user_id": user_id, "database": {"status": str(row.status), "project": row.project_name}}
-
-    _print(_run(work), f"User {user_id} has a global database.", as_json)
-
-
-@users.command("delete")
-def delete_user(user_id: str, as_json: Json = False) -> None:
-    """Remove a user with all databases."""
-
-    async def work(application: Application) -> dict[str, object]:
-        await application.managed().lifecycle.delete_user(user_id)
-        return {"user_id": user_id, "deleted": True}
-
-    _print(_run(work), f"User {user_id} is gone.", as_json)
-
-
-@workspaces.command("create")
-def create_workspace(
-    workspace_id: str,
-    user: Annotated[str, typer.Option(help="The user who owns it and pays.")],
-    name: Annotated[str | None, typer.Option(help="Shown in reports; the id unless given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Create a workspace with its agent database. What exists is left as it is."""
-
-    async def work(application: Application) -> dict[str, object]:
-        row = await application.managed().lifecycle.create_workspace(workspace_id, user, name or workspace_id)
-        return {"workspace_id": workspace_id, "database": {"status": str(row.status), "project": row.project_name}}
-
-    _print(_run(work), f"Workspace {workspace_id} has an agent database.", as_json)
-
-
-@workspaces.command("delete")
-def delete_workspace(workspace_id: str, as_json: Json = False) -> None:
-    """Remove a workspace and its database."""
-
-    async def work(application: Application) -> dict[str, object]:
-        await application.managed().lifecycle.delete_workspace(workspace_id)
-        return {"workspace_id": workspace_id, "deleted": True}
-
-    _print(_run(work), f"Workspace {workspace_id} is gone.", as_json)
-
-
-def _print(fields: dict[str, Any], text: str, as_json: bool) -> None:
-    print(json.dumps(fields) if as_json else text)
+app.command()(sync)
+app.command()(usage)

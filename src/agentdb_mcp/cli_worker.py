@@ -7,7 +7,6 @@ import signal
 import anyio
 
 from agentdb_mcp.bootstrap import Application
-from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.jobs import Worker, jobs_of
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.store.jobs import JobStore
@@ -16,12 +15,8 @@ log = get_logger(__name__)
 
 
 async def run_worker(application: Application) -> None:
-    """Raises ConfigurationError where there is nothing to do."""
+    """Raises ConfigurationError where there is no control database."""
     jobs = jobs_of(application)
-    if not jobs:
-        raise ConfigurationError(
-            "There is nothing for a worker to do.", hint="Set NEON_API_KEY or AGENTDB_PROVIDER_URL."
-        )
     worker = Worker(application, JobStore(application.managed().control), jobs)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, group.cancel_scope)

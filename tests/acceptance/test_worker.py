@@ -29,6 +29,7 @@ async def control(stack: LocalStack, command: CommandFactory) -> AsyncIterator[a
     connection = await asyncpg.connect(environ["AGENTDB_CONTROL_URL"])
     await connection.execute(
         "INSERT INTO workspace (id, name, owner_id) VALUES ('w1', 'One', 'ada'), ('w2', 'Two', 'ada')"
+        " ON CONFLICT DO NOTHING"
     )
     yield connection
     await connection.close()
@@ -72,16 +73,28 @@ async def test_workers_mend_what_was_left_whoever_of_them_dies(
     assert "ok    job reconcile: last ran at 2" in done.out
 
 
-async def test_a_worker_needs_a_control_database_and_something_to_do(
-    stack: LocalStack, command: CommandFactory
-) -> None:
-    environ = stack.environ()
+async def test_a_worker_needs_a_control_database(command: CommandFactory) -> None:
     without = await command({}, "worker")
     assert without.code == 2
     assert "AGENTDB_CONTROL_URL" in without.one_line
-    idle = await command({"AGENTDB_CONTROL_URL": environ["AGENTDB_CONTROL_URL"]}, "worker")
-    assert idle.code == 2
-    assert "nothing for a worker to do" in idle.one_line
+
+
+async def test_a_worker_without_a_provider_still_keeps_budgets(
+    stack: LocalStack, start: StartFactory, control: asyncpg.Connection, until: Callable[..., Awaitable[None]]
+) -> None:
+    await control.execute("DELETE FROM agentdb_job")
+    async with start({"AGENTDB_CONTROL_URL": stack.environ()["AGENTDB_CONTROL_URL"]}, "worker") as worker:
+
+        async def ran() -> bool:
+            rows = await control.fetch("SELECT name FROM agentdb_job WHERE last_run_at IS NOT NULL")
+            return {row["name"] for row in rows} >= {"settle-budgets", "prune-ledger"}
+
+        await until(ran, within=30)
+        worker.terminate()
+        await until(lambda: worker.returncode is not None, within=15)
+        assert worker.returncode == 0
+    rows = await control.fetch("SELECT name, last_error FROM agentdb_job ORDER BY name")
+    assert list(map(tuple, rows)) == [("prune-ledger", None), ("settle-budgets", None)]
 
 
 def test_serve_does_not_load_the_jobs() -> None:

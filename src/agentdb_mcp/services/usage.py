@@ -77,7 +77,7 @@ class Usage:
 
         A day's cost is what it added to the total since `since`, so that the days sum to it.
         """
-        if not since <= until < since + MAX_DAYS * DAY:
+        if not (since <= until <= date.max - DAY and until - since < MAX_DAYS * DAY):
             raise InvalidArgument(
                 f"The history is asked for from one day to the same or a later one, {MAX_DAYS} days at most.",
                 hint=f"Asked for was {since} to {until}.",

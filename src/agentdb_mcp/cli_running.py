@@ -1,0 +1,48 @@
+"""What commands share: options, the settings of this run, and the application for its time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio
+import typer
+
+from agentdb_mcp.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from agentdb_mcp.bootstrap import Application
+
+T = TypeVar("T")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def settings_of_run(*, quiet: bool = False) -> Settings:
+    """Read the environment and begin to log as it says; a quiet command leaves out what goes as usual."""
+    from agentdb_mcp.logs import configure_logging
+
+    settings = load_settings()
+    keys = [key for key in (*settings.encryption_keys, settings.service_key) if key is not None]
+    keys += [organization.api_key for organization in settings.neon]
+    level = "warning" if quiet and settings.log_level == "info" else settings.log_level
+    configure_logging(settings.log_format, level, keys)
+    return settings
+
+
+def run(work: Callable[[Application], Awaitable[T]], *, migrate: bool = True, quiet: bool = False) -> T:
+    """Run `work` with the application of these settings."""
+    settings = settings_of_run(quiet=quiet)
+
+    async def with_application() -> T:
+        from agentdb_mcp.bootstrap import open_application
+
+        async with open_application(settings, migrate=migrate) as application:
+            return await work(application)
+
+    return anyio.run(with_application)
+
+
+def print_answer(fields: dict[str, Any], text: str, as_json: bool) -> None:
+    print(json.dumps(fields) if as_json else text)
