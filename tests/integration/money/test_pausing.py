@@ -19,6 +19,7 @@ from agentdb_mcp.models import BudgetState, Quantities
 from agentdb_mcp.store import SettledHour
 
 PATIENCE_S = 30
+HOLD_S = 8
 PATCH = {"method": "PATCH", "path": "/projects/*"}
 # What the free tier pays for, half as much again, in milli-CU × microseconds.
 ALL_AND_MORE = 30 * 1000 * CU_HOUR_S * 1_000_000
@@ -84,7 +85,7 @@ async def test_a_provider_that_is_slow_for_one_user_keeps_no_other_users_use_fro
     async with cloud_on(stack, quick) as cloud:
         agent, other = await cloud.agents(2)
         await cloud.sql(agent, "SELECT 1")
-        held = await cloud.fail(**PATCH, delay_before=PATIENCE_S, times=1)
+        held = await cloud.fail(**PATCH, delay_before=HOLD_S, times=1)
         await overspend(cloud, agent)
 
         async def is_held() -> bool:

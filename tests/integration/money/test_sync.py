@@ -21,6 +21,7 @@ from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import MeteredHour
 
 PATIENCE_S = 60
+HOLD_S = 8
 # Hours before the last of them are over for longer than the shipped policy's settle_s.
 SETTLING = 2 * HOUR
 
@@ -181,7 +182,7 @@ async def test_a_sync_that_is_killed_half_way_loses_nothing(cloud: Cloud, tmp_pa
     for agent in agents:
         await cloud.use(agent, hour, 500)
     await cloud.fail(method="GET", path=HISTORY, times=2)
-    held = await cloud.fail(method="GET", path=HISTORY, times=1, delay_before=PATIENCE_S)
+    held = await cloud.fail(method="GET", path=HISTORY, times=1, delay_before=HOLD_S)
     command = [sys.executable, "-c", SYNC, str(cloud.clock.ahead.total_seconds())]
     with (tmp_path / "log").open("ab") as log:
         process = await anyio.open_process(command, env=cloud.environ, stderr=log)
