@@ -108,7 +108,7 @@ async def open_application(
         register_secret(settings.control_url)
         control = ControlDatabase(settings.control_url, migrate=migrate)
         stack.push_async_callback(_shielded, control.close)
-        provider = await stack.enter_async_context(_provider(settings, policy))
+        provider = await stack.enter_async_context(_provider(settings, policy, clock))
         identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
         usage = _usage(policy, control, databases, budgets, identity, provider, clock)
         stack.push_async_callback(_shielded, usage.budgets.flush)
@@ -131,7 +131,7 @@ async def _shielded(close: object) -> None:
 
 
 @asynccontextmanager
-async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provider | None]:
+async def _provider(settings: Settings, policy: Policy, clock: Clock) -> AsyncIterator[Provider | None]:
     config: NeonConfig | PostgresConfig
     if settings.provider_url is not None:
         register_secret(settings.provider_url)
@@ -141,7 +141,7 @@ async def _provider(settings: Settings, policy: Policy) -> AsyncIterator[Provide
     else:
         yield None
         return
-    async with open_provider(config) as provider:
+    async with open_provider(config, clock) as provider:
         yield provider
 
 

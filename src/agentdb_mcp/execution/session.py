@@ -9,7 +9,7 @@ it; nothing of the session outlives the call.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -53,12 +53,16 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own."""
+    """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
+
+    `begun` is called once the database has answered and the caller's own is about to run.
+    """
 
     statements: Sequence[Statement]
     limits: Limits
     read_only: bool = True
     catalog: bool = False
+    begun: Callable[[], None] = lambda: None
 
 
 class BrokenSession(Exception):
@@ -87,6 +91,7 @@ async def run_call(
     try:
         with anyio.CancelScope(deadline=deadline) as running:
             await _begin(connection, call, sealed=sealed)
+            call.begun()
             for statement in call.statements:
                 if results:
                     await connection.execute(_limit(call.limits.timeout_s))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from agentdb_mcp.models import Secret
 from agentdb_mcp.providers.base import Provider
@@ -28,8 +29,10 @@ class PostgresConfig:
 
 
 @asynccontextmanager
-async def open_provider(config: NeonConfig | PostgresConfig) -> AsyncIterator[Provider]:
-    """Open the provider for the time of the block."""
+async def open_provider(
+    config: NeonConfig | PostgresConfig, clock: Callable[[], datetime] | None = None
+) -> AsyncIterator[Provider]:
+    """Open the provider for the time of the block; the machine's clock, if none is given."""
     if isinstance(config, PostgresConfig):
         from agentdb_mcp.providers.postgres import PostgresProvider
 
@@ -38,6 +41,9 @@ async def open_provider(config: NeonConfig | PostgresConfig) -> AsyncIterator[Pr
     from agentdb_mcp.providers.neon import neon_provider
 
     async with neon_provider(
-        base_url=config.base_url, organizations=config.organizations, compute_cu=config.compute_cu
+        base_url=config.base_url,
+        organizations=config.organizations,
+        compute_cu=config.compute_cu,
+        clock=clock or (lambda: datetime.now(UTC)),
     ) as provider:
         yield provider

@@ -10,7 +10,7 @@ from agentdb_mcp.costs import MICROCENTS_PER_CENT, Lines, Position, Prices, cost
 from agentdb_mcp.models import BudgetState, DatabaseStatus, Ownership, Quantities
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.metering import to_us
-from agentdb_mcp.store import BudgetRow, DatabaseUsage
+from agentdb_mcp.store import BudgetRow, DatabaseUsage, PeriodFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class Bill:
         return {usage.database_id: cost for usage, cost in self.by_database}
 
     @property
+    def figures(self) -> PeriodFigures:
+        return PeriodFigures(self.user_id, *self.stored_as, self.costs)
+
+    @property
     def stored_as(self) -> tuple[datetime, int, bool]:
         """As the budget's row tells it: the period, cents, whether it is exceeded."""
         used = self.used_microcents
@@ -47,8 +51,8 @@ class Bill:
 
     @property
     def paused(self) -> frozenset[str]:
-        """Databases that the provider was told to pause."""
-        return frozenset(usage.database_id for usage, _ in self.by_database if usage.paused)
+        """Databases that the provider was told to pause, or may have been."""
+        return frozenset(usage.database_id for usage, _ in self.by_database if usage.paused is not False)
 
     def awake_until_us(self, database_id: str) -> int:
         """When the database's compute falls asleep, by what all servers have stored; 0 where nothing is known."""
@@ -57,10 +61,10 @@ class Bill:
 
     @property
     def unsettled(self) -> list[DatabaseUsage]:
-        """Databases of which the provider was told the other thing."""
+        """Databases of which the provider was told the other thing, or nobody knows which."""
         pause = self.state is BudgetState.PAUSED
         ready = [usage for usage, _ in self.by_database if usage.present and usage.status is DatabaseStatus.READY]
-        return [usage for usage in ready if usage.paused != pause]
+        return [usage for usage in ready if usage.paused is not pause]
 
 
 def bill_of(

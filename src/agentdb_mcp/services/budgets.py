@@ -6,9 +6,10 @@ in between, what this server's own calls add is counted on top. A statement is j
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -21,7 +22,7 @@ from agentdb_mcp.models import Quantities
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
 from agentdb_mcp.services.metering import Metering, to_us
-from agentdb_mcp.store import BudgetRow, BudgetStore, LedgerStore
+from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore
 
 log = get_logger(__name__)
 
@@ -34,13 +35,21 @@ IDLE_ROUNDS = 60
 
 
 @dataclass(slots=True)
+class Noted:
+    """What this server saw: time awake, and byte × microseconds until the period ends by which storage grew."""
+
+    awake_us: int = 0
+    grown_us: int = 0
+
+
+@dataclass(slots=True)
 class Account:
     """What this server knows of one user's period."""
 
     bill: Bill
-    base_us: int  # how much awake time of our own the bill counts; `noted_us` is all of it
-    noted_us: int = 0
-    grown_us: int = 0  # byte × microseconds until the period ends, by which storage grew since the bill
+    read: int  # which reading the bill is of; a later number began later
+    counted: Noted  # what of `noted` the bill counts
+    noted: Noted = field(default_factory=lambda: Noted())
     read_at: datetime | None = None
     idle_rounds: int = 0
     running: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -62,6 +71,7 @@ class Budgets:
         self._accounts: dict[str, Account] = {}
         self._reading: dict[str, anyio.Lock] = {}
         self._tickets = count()
+        self._reads = count()
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
@@ -93,13 +103,13 @@ class Budgets:
         """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
         if (account := self._accounts.get(user_id)) is not None:
             until_us = to_us(self._clock()) + self._tail_us
-            account.noted_us += min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
+            account.noted.awake_us += min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
 
     def note_growth(self, user_id: str, grown_bytes: int) -> None:
         """A database of the user's grew (or shrank) by so much."""
         if (account := self._accounts.get(user_id)) is not None:
             left = max(0, to_us(account.bill.period_end) - to_us(self._clock()))
-            account.grown_us += grown_bytes * left
+            account.noted.grown_us += grown_bytes * left
 
     async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
         """Waits where others that run hold what is left, and may leave some of it."""
@@ -135,12 +145,12 @@ class Budgets:
         return max(now_us, self.metering.meter.awake_until(database_id), account.bill.awake_until_us(database_id))
 
     def _position(self, account: Account, reserved: int) -> Position:
-        since = cost_microcents(
-            Quantities(compute_mcu_us=(account.noted_us - account.base_us) * self._mcu), self._prices
-        )
-        grown = cost_microcents(Quantities(storage_byte_us=abs(account.grown_us)), self._prices)
+        awake_us = account.noted.awake_us - account.counted.awake_us
+        grown_us = account.noted.grown_us - account.counted.grown_us
+        since = cost_microcents(Quantities(compute_mcu_us=awake_us * self._mcu), self._prices)
+        grown = cost_microcents(Quantities(storage_byte_us=abs(grown_us)), self._prices)
         bill = account.bill
-        committed = bill.committed_microcents + (grown if account.grown_us > 0 else -grown)
+        committed = bill.committed_microcents + (grown if grown_us > 0 else -grown)
         return Position(bill.used_microcents + since, max(0, committed), reserved)
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -175,40 +185,40 @@ class Budgets:
 
     async def refresh(self, user_ids: Collection[str]) -> list[Bill]:
         """Store what is noted and read the users' periods. Raises DatabaseUnavailable, InvalidArgument."""
-        bases = {user: self._accounts[user].noted_us for user in user_ids if user in self._accounts}
-        grown = {user: self._accounts[user].grown_us for user in bases}
+        self.metering.note_running()
+        counted = {user: replace(self._accounts[user].noted) for user in user_ids if user in self._accounts}
         await self.metering.flush()
-        now = self._clock()
+        now, read = self._clock(), next(self._reads)
         bills = await self.look(user_ids)
         for bill in bills:
-            self._take(bill, bases.get(bill.user_id, 0), grown.get(bill.user_id, 0), now)
+            self._take(bill, counted.get(bill.user_id), now, read)
         return bills
 
     async def look(self, user_ids: Collection[str]) -> list[Bill]:
         """Read and record the users' periods; remembers nothing here, for work that goes over everybody."""
         rows = await self._budgets.read(user_ids)
         bills = await self._bills(rows, self._clock())
-        for row, bill in zip(rows, bills, strict=True):
-            if row.stored_as != (known := bill.stored_as):
-                await self._budgets.record(row.user_id, *known, bill.costs)
+        changed = [bill for row, bill in zip(rows, bills, strict=True) if row.stored_as != bill.stored_as]
+        await self._budgets.record([bill.figures for bill in changed])
         return bills
 
     async def _bills(self, rows: Sequence[BudgetRow], now: datetime) -> list[Bill]:
         periods = [period_of(row.anchor, now) for row in rows]
         windows = [(row.user_id, start, None) for row, (start, _) in zip(rows, periods, strict=True)]
-        used = await self._ledger.usage(windows, now, self._mcu)
+        used: defaultdict[int, list[DatabaseUsage]] = defaultdict(list)
+        for each in await self._ledger.usage(windows, now, self._mcu) if windows else ():
+            used[each.window].append(each)
         return [
-            bill_of(row, period, [each for each in used if each.window == index], now, self._policy, self._prices)
+            bill_of(row, period, used[index], now, self._policy, self._prices)
             for index, (row, period) in enumerate(zip(rows, periods, strict=True))
         ]
 
-    def _take(self, bill: Bill, base_us: int, grown_us: int, now: datetime) -> None:
+    def _take(self, bill: Bill, counted: Noted | None, now: datetime, read: int) -> None:
         account = self._accounts.get(bill.user_id)
         if account is None:
-            self._accounts[bill.user_id] = Account(bill, base_us, read_at=now)
-        elif base_us >= account.base_us:  # else somebody read later than this
-            account.bill, account.base_us, account.read_at = bill, base_us, now
-            account.grown_us -= grown_us
+            self._accounts[bill.user_id] = Account(bill, read, Noted(), read_at=now)
+        elif counted is not None and read > account.read:  # else what is known was read later than this
+            account.bill, account.read, account.counted, account.read_at = bill, read, counted, now
 
     # --- in the background ------------------------------------------------------------------------------------------
 
@@ -220,18 +230,38 @@ class Budgets:
             log.warning("metered use not stored yet", code=error.code)
 
     async def keep(self, follow: Callable[[list[Bill]], Awaitable[None]]) -> None:
-        """Store and read again what is in use, until cancelled; `follow` is told what it came to."""
-        while True:
-            await anyio.sleep(self._policy.metering.flush_s)
-            for user_id, account in list(self._accounts.items()):
-                account.idle_rounds += 1
-                if account.idle_rounds > IDLE_ROUNDS and not account.running:
-                    del self._accounts[user_id]
-                    self._reading.pop(user_id, None)
+        """Store and read again what is in use, until cancelled; `follow` is told whose projects are to be told.
+
+        Nobody waits for that: a provider that is slow keeps no use from being stored.
+        """
+        following: set[str] = set()
+
+        async def told(bill: Bill) -> None:
             try:
-                await follow(await self.refresh(list(self._accounts)))
-            except AgentDBError as error:
-                log.warning("budgets not refreshed", code=error.code)
+                await follow([bill])
+            finally:
+                following.discard(bill.user_id)
+
+        async with anyio.create_task_group() as group:
+            while True:
+                await anyio.sleep(self._policy.metering.flush_s)
+                self._forget_idle()
+                try:
+                    bills = await self.refresh(list(self._accounts))
+                except AgentDBError as error:
+                    log.warning("budgets not refreshed", code=error.code)
+                    continue
+                for bill in bills:
+                    if bill.unsettled and bill.user_id not in following:
+                        following.add(bill.user_id)
+                        group.start_soon(told, bill)
+
+    def _forget_idle(self) -> None:
+        for user_id, account in list(self._accounts.items()):
+            account.idle_rounds += 1
+            if account.idle_rounds > IDLE_ROUNDS and not account.running:
+                del self._accounts[user_id]
+                self._reading.pop(user_id, None)
 
     async def keep_listening(self) -> None:
         """Read again whom another server says that something changed for, until cancelled."""

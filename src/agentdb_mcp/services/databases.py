@@ -13,7 +13,7 @@ from agentdb_mcp.credentials.cipher import Cipher, DecryptionError, looks_encryp
 from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, NotAllowed
 from agentdb_mcp.logs import register_secret
-from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Scope, Secret, Tenant
+from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Ownership, Scope, Secret, Tenant
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables, WorkspaceRow
@@ -29,7 +29,7 @@ _SCHEMES = ("postgresql://", "postgres://")
 
 @dataclass(frozen=True, slots=True)
 class OpenDatabase:
-    """A resolved database: how to reach it, and what it counts towards (no row and no payer for a plain URL)."""
+    """A resolved database: how to reach it, and what it counts towards (no payer for what users brought)."""
 
     target: DatabaseTarget
     scope: Scope
@@ -117,7 +117,8 @@ class Databases:
         uri = self._decrypt(row.uri or "")
         register_secret(uri)
         target = DatabaseTarget(f"{row.id}:{row.generation}", uri, role=row.role_name, database_id=row.id)
-        return OpenDatabase(target, scope, row.access_mode, row.id, row.user_id)
+        payer = row.user_id if row.ownership is Ownership.PLATFORM else None
+        return OpenDatabase(target, scope, row.access_mode, row.id, payer)
 
     def _plain_url(self, value: str, name: str) -> Secret | None:
         return plain_url(value, name, self._cipher)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -41,6 +42,15 @@ class _Size:
     stored: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A use that has not ended."""
+
+    database_id: str
+    start_us: int
+    noted: Callable[[int], None]
+
+
 @dataclass(slots=True)
 class Metering:
     """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted."""
@@ -51,6 +61,7 @@ class Metering:
     size_sample_s: float
     _server: str = field(default_factory=lambda: uuid.uuid4().hex)
     _sizes: dict[str, _Size] = field(default_factory=dict)
+    _running: dict[int, _Running] = field(default_factory=dict)
     _storing: anyio.Lock = field(default_factory=anyio.Lock)
 
     def note(self, database_id: str, start: datetime, sent_bytes: int, *, wrote: bool) -> int:
@@ -78,8 +89,29 @@ class Metering:
         self._sizes[database_id] = _Size(size_bytes, self.clock(), stored=False)
         return grown
 
+    @contextmanager
+    def running(self, database_id: str, noted: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+        """A use that begins once what is yielded is called, and goes on until the end of the block.
+
+        `noted` is told by how much longer the database is awake for it whenever that was looked at.
+        """
+        use = _Running(database_id, to_us(self.clock()), noted)
+        try:
+            yield lambda: self._running.update({id(use): use})
+        finally:
+            self._running.pop(id(use), None)
+
+    def note_running(self) -> None:
+        """What runs now, as if it had ended: whoever kills us does not make it free."""
+        now_us = to_us(self.clock())
+        for use in self._running.values():
+            extra_us = self.meter.extra_us(use.database_id, use.start_us, now_us)
+            self.meter.note(use.database_id, use.start_us, now_us)
+            use.noted(extra_us)
+
     async def flush(self) -> None:
         """Store what is noted. Raises DatabaseUnavailable."""
+        self.note_running()
         async with self._storing:
             batch = self.meter.take()
             hours: dict[tuple[str, int], MeteredHour] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import anyio
@@ -48,17 +48,24 @@ class Pausing:
         if self.provider is None:
             return
         async with self._limiter, self.store.turn(user_id):
+            errors: list[AgentDBError] = []
             for bill in await self.budgets.refresh([user_id]):
-                pause = bill.state is BudgetState.PAUSED
-                await self._tell(self.provider, bill.unsettled, pause)
-            if bill.unsettled:
-                await self.budgets.refresh([user_id])
+                for usage in bill.unsettled:
+                    try:
+                        await self._tell(self.provider, usage, bill.state is BudgetState.PAUSED)
+                    except AgentDBError as error:  # the others' turn all the same
+                        errors.append(error)
+                if bill.unsettled:
+                    await self.budgets.refresh([user_id])
+            if errors:
+                raise errors[0]
 
-    async def _tell(self, provider: Provider, found: Collection[DatabaseUsage], pause: bool) -> None:
-        for usage in found:
-            row = await self.databases.find(usage.scope, usage.project_name)
-            if row is None or row.project_id is None:
-                continue
-            await (provider.pause(row.project_id) if pause else provider.resume(row.project_id))
-            await self.databases.record_paused(row, pause)
-            log.info("project paused" if pause else "project resumed", project=row.project_name)
+    async def _tell(self, provider: Provider, usage: DatabaseUsage, pause: bool) -> None:
+        """Nobody knows what the provider did while it is told, nor after we died or it did not answer."""
+        row = await self.databases.find(usage.scope, usage.project_name)
+        if row is None or row.project_id is None:
+            return
+        await self.databases.record_paused(row, None)
+        await (provider.pause(row.project_id) if pause else provider.resume(row.project_id))
+        await self.databases.record_paused(row, pause)
+        log.info("project paused" if pause else "project resumed", project=row.project_name)

@@ -162,7 +162,8 @@ class Queries:
             return await self._reach(tenant, database, call)
         started, reached, results = self._spending.now(), True, list[Result]()
         try:
-            results = await self._reach(tenant, database, call)
+            with self._spending.running(*counted) as begun:
+                results = await self._reach(tenant, database, replace(call, begun=begun))
         except DatabaseUnavailable as error:
             reached = error.ran
             raise

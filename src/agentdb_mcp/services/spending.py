@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -74,6 +74,10 @@ class Spending:
 
     def now(self) -> datetime:
         return self.metering.clock()
+
+    def running(self, payer: str, database_id: str) -> AbstractContextManager[Callable[[], None]]:
+        """A use until the end of the block, from when what is yielded is called."""
+        return self.metering.running(database_id, lambda extra_us: self.budgets.note(payer, database_id, extra_us))
 
     def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
         """A use that began then and ends now."""

@@ -6,28 +6,30 @@ figures end; Neon keeps hours for a week, days for two months.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import Consumption, Quantities
+from agentdb_mcp.models import Quantities
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.providers import Provider
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.metering import Clock
 from agentdb_mcp.services.pausing import Pausing
-from agentdb_mcp.store import BilledProject, DatabaseStore, LedgerStore, SettledHour
-
-Item = TypeVar("Item")
+from agentdb_mcp.store import BilledDatabase, DatabaseStore, LedgerStore, SettledHour
 
 log = get_logger(__name__)
 
 # Projects that one of Neon's answers may be about.
 BATCH = 100
-USERS_AT_ONCE = 200
 HOUR = timedelta(hours=1)
+_AMOUNTS = tuple(field.name for field in fields(Quantities))
+
+
+# A database and the time that one of the provider's figures is about.
+Stretch = tuple[str, datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +62,69 @@ class Sync:
         """Settle every whole hour that is over for long enough. Raises ProvisioningFailed, DatabaseUnavailable."""
         until = _hour(self.clock() - timedelta(seconds=self.policy.metering.settle_s))
         wanted = [each for each in await self.databases.billed() if _since(each) < until]
-        wanted.sort(key=_since)
-        hours = estimated = billed = 0
-        for number, batch in enumerate(_batches(wanted, BATCH)):
+        wanted.sort(key=lambda each: (_since(each), each.user_id or ""))
+        done = hours = estimated = billed = 0
+        for batch in _batches(wanted):
             found = await self._ask(batch, until)
             synced = {hour.database_id: until for hour in found}
             drift = await self.ledger.settle(found, synced, self.policy.compute.max_mcu)
+            await self.pausing.follow(await self.budgets.look({each.user_id for each in batch if each.user_id}))
+            done += len(batch)
             hours += len(found)
             estimated += drift.estimated_mcu_us
             billed += drift.billed_mcu_us
-            progress(number * BATCH + len(batch), len(wanted))
-        for users in _batches(sorted({each.user_id for each in wanted if each.user_id}), USERS_AT_ONCE):
-            await self.pausing.follow(await self.budgets.look(users))
+            progress(done, len(wanted))
         return Synced(len(wanted), hours, estimated, billed)
 
-    async def _ask(self, batch: Sequence[BilledProject], until: datetime) -> list[SettledHour]:
-        spans = await self.provider.consumption([each.project_id for each in batch], _since(batch[0]), until)
+    async def _ask(self, batch: Sequence[BilledDatabase], until: datetime) -> list[SettledHour]:
+        """What is not known of each; the one that was missed longest decides from when on all are asked about."""
+        by_project = {project_id: each for each in batch for project_id in each.project_ids}
+        spans = await self.provider.consumption(list(by_project), _since(batch[0]), until)
         if all(span.compute_cu_seconds is None for span in spans):
             return []  # a provider that does not measure computes: estimates stand
-        by_project = {each.project_id: each.database_id for each in batch}
+        used: defaultdict[Stretch, Quantities] = defaultdict(Quantities)
+        since = {each.database_id: _since(each) for each in batch}
+        for span in spans:
+            each = by_project.get(span.project_id)
+            if each is not None and since[each.database_id] < span.end <= until:
+                used[each.database_id, span.start, span.end] += Quantities.of(span)
+        begun = {database_id: start for database_id, start, _ in used if start < since[database_id]}
+        known = await self.ledger.settled([(each, start, since[each]) for each, start in begun.items()])
         return [
             hour
-            for span in spans
-            if span.project_id in by_project and span.end <= until
-            for hour in _by_hour(by_project[span.project_id], span)
+            for (database_id, start, end), whole in used.items()
+            for hour in (
+                _by_hour(database_id, start, end, whole)
+                if start >= since[database_id]
+                else _by_hour(database_id, since[database_id], end, whole - known.get(database_id, Quantities()))
+            )
         ]
 
 
-def _since(project: BilledProject) -> datetime:
-    return _hour(project.synced or project.created_at)
+def _since(database: BilledDatabase) -> datetime:
+    return _hour(database.synced or database.created_at)
 
 
-def _by_hour(database_id: str, span: Consumption) -> Iterable[SettledHour]:
-    """A longer span in equal parts: days are all that is known of what is long ago."""
-    whole, parts = Quantities.of(span), max(1, (span.end - span.start) // HOUR)
+def _by_hour(database_id: str, start: datetime, end: datetime, whole: Quantities) -> Iterable[SettledHour]:
+    """A longer stretch in equal parts: days are all that is known of what is long ago."""
+    parts = max(1, (end - start) // HOUR)
     for index in range(parts):
-        share = Quantities(*(_part(getattr(whole, name), index, parts) for name in Quantities.__slots__))
-        yield SettledHour(database_id, span.start + index * HOUR, share)
+        share = Quantities(*(_part(max(0, getattr(whole, name)), index, parts) for name in _AMOUNTS))
+        yield SettledHour(database_id, start + index * HOUR, share)
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _batches(wanted: Iterable[BilledDatabase]) -> Iterator[list[BilledDatabase]]:
+    """All projects of a database are in one."""
+    batch: list[BilledDatabase] = []
+    projects = 0
+    for each in wanted:
+        if batch and projects + len(each.project_ids) > BATCH:
+            yield batch
+            batch, projects = [], 0
+        batch.append(each)
+        projects += len(each.project_ids)
+    if batch:
+        yield batch
 
 
 def _part(amount: int, index: int, parts: int) -> int:

@@ -16,6 +16,7 @@ log = get_logger(__name__)
 
 # What Neon does unasked; its free plan refuses a setting, even this one.
 NEON_SUSPEND_TIMEOUT_S = 300
+BEING_MADE = frozenset({DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,20 @@ class Tiers:
         async with self.budgets.turn(user_id):
             for budget in await self.budgets.read([user_id]):
                 settings = self._settings(budget.tier)
-                for row in await self.databases.of_user(user_id):
-                    ours = row.ownership is Ownership.PLATFORM and row.status is DatabaseStatus.READY
-                    if ours and row.project_id is not None:
-                        await self.provider.move(row.project_id, paid=bool(settings.paid))
-                        await self.provider.configure(row.project_id, settings)
-                await self.budgets.record_placed(user_id, budget.tier)
+                ours = [row for row in await self.databases.of_user(user_id) if row.ownership is Ownership.PLATFORM]
+                errors: list[AgentDBError] = []
+                for row in ours:
+                    try:
+                        if row.status is DatabaseStatus.READY and row.project_id is not None:
+                            await self.provider.move(row.project_id, paid=bool(settings.paid))
+                            await self.provider.configure(row.project_id, settings)
+                    except AgentDBError as error:  # the others are moved all the same
+                        errors.append(error)
+                if errors:
+                    raise errors[0]
+                # What is being made now may be made for the tier that was.
+                if not any(row.status in BEING_MADE for row in ours):
+                    await self.budgets.record_placed(user_id, budget.tier)
 
     def _settings(self, tier: str) -> ProjectSettings:
         paid = tier in self.policy.organizations.paid_tiers

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from agentdb_mcp.costs import MICROCENTS_PER_CENT, Position, Prices, cost_microcents, period_of, state_of, to_cents
 from agentdb_mcp.errors import AgentDBError, InvalidArgument
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import BudgetReport, DatabaseCost, DayCost, Quantities, Scope
+from agentdb_mcp.models import BudgetReport, DatabaseCost, DayCost, Ownership, Quantities, Scope
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, limit_microcents, lines_of
 from agentdb_mcp.services.budgets import Budgets
@@ -90,6 +90,8 @@ class Usage:
         prices, told = Prices.of(self.policy.prices), list[DayCost]()
         totals: dict[str, Quantities] = {}
         for usage in found:
+            if usage.ownership is not Ownership.PLATFORM:
+                continue
             before = totals.get(usage.database_id, Quantities())
             after = totals[usage.database_id] = before + usage.quantities
             if cost := cost_microcents(after, prices) - cost_microcents(before, prices):

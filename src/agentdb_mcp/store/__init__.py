@@ -1,14 +1,14 @@
 """The control database: the platform's own Postgres with our tables. One file a table."""
 
-from agentdb_mcp.store.budgets import BudgetRow, BudgetStore
+from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.control import ControlDatabase
-from agentdb_mcp.store.databases import BilledProject, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
+from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 
 __all__ = [
-    "BilledProject",
+    "BilledDatabase",
     "BudgetRow",
     "BudgetStore",
     "Claim",
@@ -22,6 +22,7 @@ __all__ = [
     "LedgerStore",
     "MeteredHour",
     "OwnerUnknown",
+    "PeriodFigures",
     "SettledHour",
     "SimVariables",
     "WorkspaceRow",

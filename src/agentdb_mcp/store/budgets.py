@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +10,7 @@ from datetime import datetime
 import asyncpg
 
 from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.databases import DATABASE_TABLES, lock_databases
 from agentdb_mcp.store.identity import no_such_user
 
 CHANNEL = "agentdb_budget"
@@ -24,6 +25,17 @@ class BudgetRow:
     custom_budget_cents: int | None
     anchor: datetime
     stored_as: tuple[datetime, int, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodFigures:
+    """What a user's period came to; costs are micro-cents by database id."""
+
+    user_id: str
+    start: datetime
+    cents: int
+    exceeded: bool
+    costs: dict[str, int]
 
 
 class BudgetStore:
@@ -56,13 +68,20 @@ class BudgetStore:
         return [_row(row) for row in rows]
 
     async def due(self, now: datetime) -> list[str]:
-        """Users whose period may be over, or whose projects may have to be paused or resumed."""
+        """Users whose period may be over, whose projects may have to be paused or resumed, or who used more since
+        their figures were recorded.
+        """
         async with self._control.connection() as connection:
             rows = await connection.fetch(
                 "SELECT user_id FROM user_db_budget AS b WHERE budget_exceeded"
                 " OR current_period_start <= $1::timestamptz - interval '28 days'"
-                " OR EXISTS (SELECT FROM workspace_database AS d WHERE d.user_id = b.user_id AND d.paused)"
-                " OR EXISTS (SELECT FROM user_global_database AS d WHERE d.user_id = b.user_id AND d.paused)"
+                " OR EXISTS (SELECT FROM workspace_database AS d"
+                " WHERE d.user_id = b.user_id AND d.paused IS NOT FALSE)"
+                " OR EXISTS (SELECT FROM user_global_database AS d"
+                " WHERE d.user_id = b.user_id AND d.paused IS NOT FALSE)"
+                " OR EXISTS (SELECT FROM db_usage_ledger AS l WHERE l.user_id = b.user_id"
+                " AND l.hour > $1::timestamptz - interval '6 hours' "
+                " AND l.updated_at >= coalesce(b.last_sync, '-infinity'))"
                 " ORDER BY user_id",
                 now,
             )
@@ -102,26 +121,36 @@ class BudgetStore:
             )
             await _tell(connection, user_id)
 
-    async def record(
-        self, user_id: str, period_start: datetime, cents: int, exceeded: bool, costs: dict[str, int]
-    ) -> None:
-        """The period's figures, for whoever reads the tables; costs are micro-cents by database id."""
+    async def record(self, periods: Sequence[PeriodFigures]) -> None:
+        """The periods' figures, for whoever reads the tables."""
+        if not periods:
+            return
+        users = [each.user_id for each in periods]
+        costs = [(each.user_id, *cost) for each in periods for cost in each.costs.items()]
+        databases = [database_id for _, database_id, _ in costs]
         async with self._control.transaction() as connection:
             await connection.execute(
-                "UPDATE user_db_budget SET current_period_start = $2, total_cost_cents = $3, budget_exceeded = $4,"
-                " last_sync = now(), updated_at = now() WHERE user_id = $1",
-                user_id,
-                period_start,
-                cents,
-                exceeded,
+                "SELECT FROM user_db_budget WHERE user_id = ANY ($1) ORDER BY user_id FOR UPDATE", users
             )
-            for table in ("user_global_database", "workspace_database"):
+            await connection.execute(
+                "UPDATE user_db_budget AS b SET current_period_start = f.start, total_cost_cents = f.cents,"
+                " budget_exceeded = f.exceeded, last_sync = now(), updated_at = now() FROM"
+                " unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bool[]) AS f (id, start, cents, exceeded)"
+                " WHERE b.user_id = f.id",
+                users,
+                [each.start for each in periods],
+                [each.cents for each in periods],
+                [each.exceeded for each in periods],
+            )
+            for table in DATABASE_TABLES:
+                await lock_databases(connection, table, databases)
                 await connection.execute(
                     f"UPDATE {table} AS d SET current_period_cost_microcents = c.cost"
-                    " FROM unnest($2::text[], $3::bigint[]) AS c (id, cost) WHERE d.id = c.id AND d.user_id = $1",
-                    user_id,
-                    list(costs),
-                    list(costs.values()),
+                    " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS c (user_id, id, cost)"
+                    " WHERE d.id = c.id AND d.user_id = c.user_id AND d.current_period_cost_microcents <> c.cost",
+                    [user_id for user_id, _, _ in costs],
+                    databases,
+                    [cost for _, _, cost in costs],
                 )
 
     @asynccontextmanager

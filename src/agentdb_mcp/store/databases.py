@@ -6,6 +6,7 @@ carries an old one changes nothing: a process that was stopped past its lease ca
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,6 +17,8 @@ from agentdb_mcp.models import AccessMode, DatabaseStatus, Ownership, Scope
 from agentdb_mcp.store.control import ControlDatabase
 
 _TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
+
+DATABASE_TABLES = ("user_global_database", "workspace_database")
 
 _OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
 
@@ -44,7 +47,7 @@ class DatabaseRow:
     role_name: str | None
     generation: int
     fence: int
-    paused: bool = False
+    paused: bool | None = False
 
 
 class OwnerUnknown(ProvisioningFailed):
@@ -70,11 +73,11 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True)
-class BilledProject:
-    """A project whose consumption is asked for; `synced` is until when it is known."""
+class BilledDatabase:
+    """A database whose projects' consumption is asked for; `synced` is until when it is known."""
 
     database_id: str
-    project_id: str
+    project_ids: tuple[str, ...]
     user_id: str | None
     created_at: datetime
     synced: datetime | None
@@ -152,7 +155,10 @@ class DatabaseStore:
                     await connection.execute(
                         f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $1,"
                         " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                        " role_name = NULL, database_name = NULL, paused = false, updated_at = now()"
+                        " role_name = NULL, database_name = NULL, paused = false, updated_at = now(),"
+                        " former_until = updated_at, former_project_ids = CASE WHEN former_until >"
+                        " coalesce(last_consumption_sync, created_at) THEN former_project_ids ELSE '{}' END"
+                        " || array_remove(ARRAY[neon_project_id], NULL)"
                         + (", user_id = $3" if scope is Scope.AGENT else "")
                         + " WHERE project_name = $2 AND status = 'deleted'",
                         *arguments,
@@ -232,25 +238,34 @@ class DatabaseStore:
             )
         return _row(scope, row) if row else None
 
-    async def record_paused(self, row: DatabaseRow, paused: bool) -> None:
-        """What the provider was told last of this generation's project."""
+    async def record_paused(self, row: DatabaseRow, paused: bool | None) -> None:
+        """What the provider was told last of this generation's project; None before it is told anything else."""
         table, _ = _TABLES[row.scope]
         async with self._control.connection() as connection:
             await connection.execute(
                 f"UPDATE {table} SET paused = $3 WHERE id = $1 AND generation = $2", row.id, row.generation, paused
             )
 
-    async def billed(self) -> list[BilledProject]:
-        """Every project that the platform pays for, or paid for until its deletion and not all of that is known."""
-        found: list[BilledProject] = []
+    async def billed(self) -> list[BilledDatabase]:
+        """What the platform pays for, or paid for until its deletion and not all of that is known.
+
+        Neon tells days of the past for two months: what it did not tell of a deleted project by then, it never will.
+        """
+        found: list[BilledDatabase] = []
         async with self._control.connection() as connection:
             for table, _ in _TABLES.values():
                 rows = await connection.fetch(
-                    f"SELECT id, neon_project_id, user_id, created_at, last_consumption_sync FROM {table}"
-                    " WHERE ownership_type = 'platform' AND neon_project_id IS NOT NULL"
-                    " AND (status <> 'deleted' OR coalesce(last_consumption_sync, created_at) < updated_at)"
+                    "SELECT id, array_remove(CASE WHEN former_until > since THEN former_project_ids ELSE '{}' END"
+                    " || neon_project_id, NULL) AS project_ids, user_id, created_at, last_consumption_sync"
+                    f" FROM {table}, LATERAL (SELECT coalesce(last_consumption_sync, created_at) AS since) AS s"
+                    " WHERE ownership_type = 'platform' AND (status <> 'deleted' OR since < updated_at"
+                    " AND updated_at > now() - interval '2 months')"
                 )
-                found += [BilledProject(*row.values()) for row in rows]
+                found += [
+                    BilledDatabase(row["id"], tuple(row["project_ids"]), *list(row.values())[2:])
+                    for row in rows
+                    if row["project_ids"]
+                ]
         return found
 
     async def _fenced(self, claim: Claim, assignments: str, *values: object) -> None:
@@ -266,6 +281,11 @@ class DatabaseStore:
             raise ProvisioningFailed(
                 "Another process took over while this one was waiting.", hint="Run it again.", retryable=True
             )
+
+
+async def lock_databases(connection: asyncpg.Connection, table: str, ids: Collection[str]) -> None:
+    """Before many rows are changed: who locks them in one order does not wait for each other in a circle."""
+    await connection.execute(f"SELECT FROM {table} WHERE id = ANY ($1) ORDER BY id FOR UPDATE", list(ids))
 
 
 def _row(scope: Scope, row: asyncpg.Record) -> DatabaseRow:

@@ -7,12 +7,15 @@ running total of the hour, and a provider's figure replaces the one before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+
+import asyncpg
 
 from agentdb_mcp.models import DatabaseStatus, Ownership, Quantities, Scope
 from agentdb_mcp.store.control import ControlDatabase
-from agentdb_mcp.store.ledger_sql import SETTLE, STORE, USAGE
+from agentdb_mcp.store.databases import DATABASE_TABLES, lock_databases
+from agentdb_mcp.store.ledger_sql import SETTLE, SETTLED, STORE, USAGE
 
 PROVIDER = "provider"
 Span = tuple[datetime, datetime]
@@ -44,8 +47,8 @@ class DatabaseUsage:
     """One database's share of a window of time, in which `user_id` paid for it.
 
     `owner_id` is the workspace or user, None when it is gone; `present` whether that user still pays for it;
-    `paused` whether the provider was told to pause it; `size_bytes` the size seen last; `awake_until` when its compute
-    falls asleep, as far as it was metered.
+    `paused` whether the provider was told to pause it, None where that may have been; `size_bytes` the size seen last;
+    `awake_until` when its compute falls asleep, as far as it was metered.
     """
 
     window: int
@@ -59,7 +62,7 @@ class DatabaseUsage:
     quantities: Quantities
     size_bytes: int
     present: bool
-    paused: bool
+    paused: bool | None
     awake_until: datetime | None = None
 
 
@@ -105,7 +108,8 @@ class LedgerStore:
                 [each.quantities.branch_us for each in hours],
                 compute_mcu,
             )
-            for table in ("user_global_database", "workspace_database"):
+            for table in DATABASE_TABLES:
+                await lock_databases(connection, table, synced)
                 await connection.execute(
                     f"UPDATE {table} AS d SET last_consumption_sync = s.until"
                     " FROM unnest($1::text[], $2::timestamptz[]) AS s (id, until)"
@@ -114,6 +118,19 @@ class LedgerStore:
                     list(synced.values()),
                 )
         return Drift(int(row["estimated"]), int(row["billed"]))
+
+    async def settled(self, stretches: Sequence[tuple[str, datetime, datetime]]) -> dict[str, Quantities]:
+        """What the provider's rows say of each database from one moment to another."""
+        if not stretches:
+            return {}
+        async with self._control.connection() as connection:
+            rows = await connection.fetch(
+                SETTLED,
+                [database_id for database_id, _, _ in stretches],
+                [start for _, start, _ in stretches],
+                [until for _, _, until in stretches],
+            )
+        return {row["id"]: _quantities(row) for row in rows}
 
     async def prune(self, now: datetime) -> None:
         """Delete estimates that were replaced two months ago, and everything after fourteen."""
@@ -155,13 +172,7 @@ class LedgerStore:
                 project_name=row["project_name"],
                 status=DatabaseStatus(row["status"]),
                 ownership=Ownership(row["ownership_type"]),
-                quantities=Quantities(
-                    int(row["compute_mcu_us"]),
-                    int(row["storage_byte_us"]),
-                    int(row["history_byte_us"]),
-                    int(row["egress_bytes"]),
-                    int(row["branch_us"]),
-                ),
+                quantities=_quantities(row),
                 size_bytes=row["size_bytes"],
                 present=row["present"],
                 paused=row["paused"],
@@ -169,6 +180,10 @@ class LedgerStore:
             )
             for row in rows
         ]
+
+
+def _quantities(row: asyncpg.Record) -> Quantities:
+    return Quantities(*(int(row[field.name]) for field in fields(Quantities)))
 
 
 def _multirange(spans: Sequence[Span]) -> str:

@@ -49,6 +49,15 @@ SETTLE = f"""
     SELECT coalesce(sum(estimated), 0) AS estimated, coalesce(sum(compute), 0) AS billed FROM billed
 """
 
+SETTLED = """
+    SELECT s.id, sum(l.compute_mcu_us) AS compute_mcu_us, sum(l.storage_byte_us) AS storage_byte_us,
+           sum(l.history_byte_us) AS history_byte_us, sum(l.egress_bytes) AS egress_bytes, sum(l.branch_us) AS branch_us
+      FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS s (id, lo, hi)
+      JOIN db_usage_ledger AS l
+        ON l.database_id = s.id AND l.source = 'provider' AND l.hour >= s.lo AND l.hour < s.hi
+     GROUP BY s.id
+"""
+
 USAGE = f"""
     WITH win AS MATERIALIZED (
         SELECT ordinality AS n, user_id, lo, coalesce(hi, 'infinity') AS hi
@@ -56,13 +65,14 @@ USAGE = f"""
     ), used AS MATERIALIZED ( -- the ledger's rows of each window; an hour cut by the window's beginning is in it
         SELECT w.n, w.lo, w.hi, l.* FROM win AS w JOIN db_usage_ledger AS l
             ON l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi
+    ), meant AS (
+        SELECT w.n, d.id FROM win AS w JOIN ({DATABASES}) AS d ON d.user_id = w.user_id AND d.status <> 'deleted'
+        UNION SELECT n, database_id FROM used
     ), known AS MATERIALIZED (
         SELECT w.n, w.user_id AS payer, w.lo, w.hi, d.*,
                CASE WHEN d.status = 'deleted' THEN least(d.updated_at, $4) ELSE $4 END AS seen,
                d.user_id IS NOT DISTINCT FROM w.user_id AS present
-          FROM win AS w JOIN ({DATABASES}) AS d
-            ON d.user_id = w.user_id AND d.status <> 'deleted'
-            OR d.id IN (SELECT u.database_id FROM used AS u WHERE u.n = w.n)
+          FROM meant JOIN win AS w USING (n) JOIN ({DATABASES}) AS d USING (id)
     ), billed AS (
         SELECT n, database_id, sum(compute_mcu_us) AS compute, sum(storage_byte_us) AS storage,
                sum(history_byte_us) AS history, sum(egress_bytes) AS egress, sum(branch_us) AS branch,

@@ -122,9 +122,11 @@ class NeonApi:
             raise _refused_for_now(response, limiters[-1])
         return response
 
-    async def pages(self, path: str, key: str, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Every item of a list; its end is an empty page, or one without another cursor."""
-        query = dict(query)
+    async def pages(
+        self, path: str, key: str, query: dict[str, Any], *, most: int | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every item of a list; its end is an empty page, one without another cursor, or the item number `most`."""
+        query, told = dict(query), 0
         while True:
             answer = await self.call("GET", path, params=query)
             with answers.understood():
@@ -132,7 +134,8 @@ class NeonApi:
                 cursor = answer.get("pagination", {}).get("cursor")
             for item in page:
                 yield item
-            if not page or not cursor or cursor == query.get("cursor"):
+            told += len(page)
+            if not page or not cursor or cursor == query.get("cursor") or (most is not None and told >= most):
                 return
             query["cursor"] = cursor
 

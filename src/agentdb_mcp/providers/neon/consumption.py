@@ -14,7 +14,8 @@ from agentdb_mcp.providers.neon.organization import Organization
 
 BATCH = 100
 # How far back each granularity reaches; an hour of reserve for the rounding and the clocks.
-_REACH = (("hourly", timedelta(hours=167)), ("daily", timedelta(days=59)))
+_HOURLY, _DAILY = timedelta(hours=167), timedelta(days=59)
+_PATH = "/consumption_history/v2/projects"
 # Metrics named `*_bytes_month` hold byte-hours, `extra_branches_month` branch-hours.
 METRICS = {
     "compute_unit_seconds": "compute_cu_seconds",
@@ -32,34 +33,52 @@ _Key = tuple[str, datetime, datetime]
 
 
 async def consumption(
-    organizations: Sequence[Organization], project_ids: Sequence[str], since: datetime, until: datetime
+    organizations: Sequence[Organization],
+    project_ids: Sequence[str],
+    since: datetime,
+    until: datetime,
+    now: datetime,
 ) -> list[Consumption]:
     """Every organization is asked for every project: one that moved has used something in both."""
     wanted = sorted(set(project_ids))
     found: dict[_Key, Consumption] = {}
     for organization in organizations:
-        for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
-            query = organization.query | {
-                "from": _rfc3339(since),
-                "to": _rfc3339(until),
-                "granularity": granularity(since),
-                "metrics": ",".join(METRICS),
-                "project_ids": ",".join(batch),
-                "limit": BATCH,
-            }
-            async for item in organization.api.pages("/consumption_history/v2/projects", "projects", query):
-                with understood():
-                    for used in _spans(item):
-                        key = used.project_id, used.start, used.end
-                        found[key] = _sum(found[key], used) if key in found else used
+        for granularity, begin, end in stretches(since, until, now):
+            for first in range(0, len(wanted), BATCH):
+                batch = wanted[first : first + BATCH]
+                query = organization.query | {
+                    "from": _rfc3339(begin),
+                    "to": _rfc3339(end),
+                    "granularity": granularity,
+                    "metrics": ",".join(METRICS),
+                    "project_ids": ",".join(batch),
+                    "limit": BATCH,
+                }
+                pages = organization.api.pages(_PATH, "projects", query, most=len(batch))
+                async for item in pages:
+                    with understood():
+                        for used in _spans(item):
+                            key = used.project_id, used.start, used.end
+                            found[key] = _sum(found[key], used) if key in found else used
     return [found[key] for key in sorted(found)]
 
 
-def granularity(since: datetime) -> str:
-    """The finest that Neon keeps for so long."""
-    age = datetime.now(UTC) - since
-    return next((name for name, reach in _REACH if age <= reach), "monthly")
+def stretches(since: datetime, until: datetime, now: datetime) -> Iterator[tuple[str, datetime, datetime]]:
+    """The finest granularity that Neon keeps for each part of the time, oldest first."""
+    hours = _midnight(now - _HOURLY + timedelta(days=1))
+    days = _midnight((now - _DAILY).replace(day=1) + timedelta(days=32)).replace(day=1)
+    if since < now - _DAILY and since < until:
+        yield "monthly", since, min(days, until)
+        since = days
+    if since < now - _HOURLY and since < until:
+        yield "daily", since, min(hours, until)
+        since = hours
+    if since < until:
+        yield "hourly", since, until
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _spans(item: dict[str, Any]) -> Iterator[Consumption]:

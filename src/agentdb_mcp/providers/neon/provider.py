@@ -5,9 +5,9 @@ With two, a project is looked for where it is at each call: another process may 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from agentdb_mcp.errors import ProvisioningFailed
@@ -19,11 +19,16 @@ from agentdb_mcp.providers.neon.organization import Organization
 from agentdb_mcp.settings import NeonOrganization
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class NeonProvider:
     """The first organization is where projects go that are not said to be paid for."""
 
-    def __init__(self, organizations: Sequence[Organization]) -> None:
+    def __init__(self, organizations: Sequence[Organization], clock: Callable[[], datetime] = _utc_now) -> None:
         self._organizations = tuple(organizations)
+        self._clock = clock
 
     async def find(self, name: str) -> list[Project]:
         return [project for project in await self._list(name) if project.name == name]
@@ -71,8 +76,8 @@ class NeonProvider:
         )
 
     async def consumption(self, project_ids: Sequence[str], since: datetime, until: datetime) -> list[Consumption]:
-        """By the hour for a week back, by the day for two months, by the month before that."""
-        return await consumption(self._organizations, project_ids, since, until)
+        """By the hour for a week back, by the day for two months before that, by the month before those."""
+        return await consumption(self._organizations, project_ids, since, until, self._clock())
 
     async def move(self, project_id: str, paid: bool) -> None:
         """With one organization there is nowhere to go. Neon transfers with a key of both organizations only."""
@@ -117,14 +122,21 @@ class NeonProvider:
 
 @asynccontextmanager
 async def neon_provider(
-    *, base_url: str, organizations: Sequence[NeonOrganization], compute_cu: float
+    *,
+    base_url: str,
+    organizations: Sequence[NeonOrganization],
+    compute_cu: float,
+    clock: Callable[[], datetime] = _utc_now,
 ) -> AsyncIterator[NeonProvider]:
-    """The provider with an HTTP client for each key; they are closed at the end of the block."""
+    """The provider with an HTTP client for each key; they are closed at the end of the block.
+
+    `clock` is what the reach of Neon's consumption history is counted by.
+    """
     async with AsyncExitStack() as stack:
         apis: dict[Secret, NeonApi] = {}
         for each in organizations:
             if each.api_key not in apis:
                 apis[each.api_key] = await stack.enter_async_context(neon_api(base_url, each.api_key))
         yield NeonProvider(
-            [Organization(apis[each.api_key], each.kind, each.org_id, compute_cu) for each in organizations]
+            [Organization(apis[each.api_key], each.kind, each.org_id, compute_cu) for each in organizations], clock
         )

@@ -1,0 +1,166 @@
+"""A budget that is lifted, in every running server at once; and what a killed server had stored."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import asyncpg
+import pytest
+
+from agentdb_mcp.local_stack import LocalStack
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Answer, Serve, ServeFactory
+
+SECOND_S = 1.0
+PATIENCE_S = 30
+FLUSH_S = 0.5
+TAIL = timedelta(seconds=300)
+# Storage that costs what the free tier pays for, and a little more; less than what pauses.
+OVERSPENT_BYTE_US = 205 * 1_000_000 * 10**9 * 744 * 3_600_000_000 // 35_000_000
+OVERSPEND = """
+    INSERT INTO db_usage_ledger (database_id, hour, source, user_id, compute_mcu_us, storage_byte_us, history_byte_us,
+                                 egress_bytes, branch_us)
+    SELECT id, date_trunc('hour', now()) - interval '3 hours', 'provider', user_id, 0, $2, 0, 0, 0
+      FROM workspace_database WHERE user_id = $1 LIMIT 1
+"""
+CHANGE = """
+import sys
+import anyio
+from agentdb_mcp.bootstrap import open_application
+from agentdb_mcp.settings import load_settings
+
+async def main():
+    async with open_application(load_settings()) as application:
+        usage = application.managed().usage
+        await usage.report(sys.argv[1])
+        sys.stdin.readline()
+        await (usage.reset(sys.argv[1]) if sys.argv[2] == "reset" else usage.set_tier(sys.argv[1], sys.argv[2]))
+
+anyio.run(main)
+"""
+
+
+@pytest.fixture
+async def control(stack: LocalStack) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(stack.environ()["AGENTDB_CONTROL_URL"])
+    yield connection
+    await connection.close()
+
+
+async def change(environ: dict[str, str], user: str, to: str) -> None:
+    """In a process of its own, which is ready when the change is asked for."""
+    command = [sys.executable, "-c", CHANGE, user, to]
+    done = await anyio.run_process(command, env=environ, input=b"\n", stdout=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+async def write(server: Serve) -> Answer:
+    return await server.call("execute_sql", sql="INSERT INTO t VALUES (1)")
+
+
+@pytest.mark.parametrize("to", ["reset", "paid"])
+async def test_what_lifts_a_budget_is_known_to_every_server_at_once(
+    stack: LocalStack,
+    serve: ServeFactory,
+    tenant: Callable[..., dict[str, str]],
+    control: asyncpg.Connection,
+    until: Callable[..., Awaitable[None]],
+    tmp_path: Path,
+    to: str,
+) -> None:
+    """The policy here looks at budgets every ten minutes: only the notice can be so quick."""
+    policy = tmp_path / "slow.toml"
+    policy.write_text('name = "slow"\n[metering]\nflush_s = 600.0\n')
+    user = f"lifted-{to}"
+    environ = tenant(user, "w0", AGENTDB_POLICY=str(policy))
+    async with AsyncExitStack() as exits:
+        servers = [
+            await exits.enter_async_context(serve(environ | {"AGENTDB_WORKSPACE_ID": f"{to}-{number}"}))
+            for number in range(3)
+        ]
+        for server in servers:
+            await server.sql("CREATE TABLE t (id int)")
+        start = datetime.now(UTC) - timedelta(days=2)
+        await control.execute("UPDATE user_db_budget SET period_anchor = $2 WHERE user_id = $1", user, start)
+        await control.execute(OVERSPEND, user, OVERSPENT_BYTE_US)
+        await control.execute("SELECT pg_notify('agentdb_budget', $1)", user)
+
+        async def refuses(server: Serve) -> bool:
+            answer = await write(server)
+            assert not answer.is_error or answer.code == "budget_exceeded"
+            return answer.is_error
+
+        for server in servers:
+            await until(lambda server=server: refuses(server), within=PATIENCE_S)
+        await change(environ, user, to)
+        with anyio.fail_after(SECOND_S * 5):  # a second is promised; machines differ
+            for server in servers:
+                while await refuses(server):
+                    await anyio.sleep(0.02)
+
+        # A notice that comes while nobody listens is made up for.
+        await control.execute(
+            "UPDATE user_db_budget SET tier = 'free', period_anchor = $2 WHERE user_id = $1", user, start
+        )
+        await control.execute("SELECT pg_notify('agentdb_budget', $1)", user)
+        for server in servers:
+            await until(lambda server=server: refuses(server), within=PATIENCE_S)
+        await control.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agentdb-mcp listener'"
+        )
+        await control.execute("UPDATE user_db_budget SET tier = 'paid' WHERE user_id = $1", user)
+        for server in servers:
+            await until(lambda server=server: _not(refuses(server)), within=PATIENCE_S)
+
+
+async def _not(found: Awaitable[bool]) -> bool:
+    return not await found
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT pg_sleep(1.5)"], ids=["short statements", "long statements"])
+async def test_a_killed_server_has_stored_all_but_the_last_interval(
+    serve: ServeFactory,
+    tenant: Callable[..., dict[str, str]],
+    control: asyncpg.Connection,
+    tmp_path: Path,
+    sql: str,
+) -> None:
+    policy = tmp_path / "quick.toml"
+    policy.write_text(f'name = "quick"\n[metering]\nflush_s = {FLUSH_S}\n')
+    environ = tenant(f"killed-{len(sql)}", f"killed-{len(sql)}", AGENTDB_POLICY=str(policy))
+    answered: list[datetime] = []
+    async with serve(environ) as server, anyio.create_task_group() as group:
+        await server.sql("SELECT 1")
+        began = datetime.now(UTC)
+
+        async def load() -> None:
+            while True:
+                await server.sql(sql)
+                answered.append(datetime.now(UTC))
+
+        group.start_soon(load)
+        await anyio.sleep(4 * FLUSH_S + (0.7 if "sleep" in sql else 0))
+        group.cancel_scope.cancel()
+        server.process.send_signal(signal.SIGKILL)
+        killed = datetime.now(UTC)
+        await server.process.wait()
+    assert answered
+    spans = await control.fetchval(
+        "SELECT range_agg(l.active) FROM db_usage_ledger AS l JOIN workspace_database AS d ON d.id = l.database_id"
+        " WHERE d.workspace_id = $1",
+        environ["AGENTDB_WORKSPACE_ID"],
+    )
+    assert len(spans) == 1
+    (span,) = spans
+    assert span.lower <= began
+    # One interval, and what a flush itself takes on a busy machine.
+    assert killed - timedelta(seconds=2 * FLUSH_S) <= span.upper - TAIL <= killed
