@@ -296,3 +296,25 @@ async def test_connections_that_died_while_idle_are_replaced(
     await superuser.fetchval("SELECT pg_terminate_backend($1, 3000)", pid)
     async with control.connection() as connection:
         assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_transaction_that_is_cancelled_at_any_moment_leaves_nothing_behind(
+    empty_database: Secret, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The driver's attempt at TLS complains when it is cancelled.
+    control = ControlDatabase(Secret(f"{empty_database.reveal()}?sslmode=disable"))
+    async with control.connection() as connection:
+        await connection.execute("CREATE TABLE kept (n int)")
+    for tenths_ms in range(40):
+        with anyio.move_on_after(tenths_ms / 10_000):
+            async with control.transaction() as connection:
+                await connection.execute("INSERT INTO kept VALUES (1)")
+                await connection.execute("INSERT INTO kept VALUES (2)")
+    async with control.connection() as connection:
+        assert not connection.is_in_transaction()
+        halves = await connection.fetchval(
+            "SELECT count(*) FILTER (WHERE n = 1) - count(*) FILTER (WHERE n = 2) FROM kept"
+        )
+    assert halves == 0
+    await control.close()
+    assert "active transaction" not in caplog.text

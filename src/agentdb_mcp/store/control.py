@@ -48,8 +48,19 @@ class ControlDatabase:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """All or nothing. Beginning and end are not cancelled, so that no connection goes back half-way."""
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            with anyio.CancelScope(shield=True):
+                await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await transaction.rollback()
+                raise
+            with anyio.CancelScope(shield=True):
+                await transaction.commit()
 
     async def listen(self, channel: str) -> AsyncGenerator[str | None]:
         """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some."""
