@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-neighbours bench-provisioning attacks faults neon-clients fuzz regression clean
+.PHONY: demo up test lint bench bench-neighbours bench-provisioning bench-sync attacks faults money neon-clients fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -43,6 +43,10 @@ bench-neighbours: .venv/.synced
 bench-provisioning: .venv/.synced
 	@$(RUN)python -m benchmarks.provisioning
 
+# A sync of thirty thousand projects, Neon's answers and its rate simulated: about three minutes.
+bench-sync: .venv/.synced
+	@$(RUN)python -m benchmarks.fleet_sync
+
 # Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
 attacks: .venv/.synced
 	@AGENTDB_ATTACK_GATE=on $(RUN)python tests/security/attack_runner.py; first=$$?; \
@@ -51,6 +55,10 @@ attacks: .venv/.synced
 # Processes killed, stopped and racing at every step of making and deleting a database, the long cases included.
 faults: .venv/.synced
 	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py
+
+# Bills of a thousand random months against a second calculation; AGENTDB_HISTORIES_SEED chooses others.
+money: .venv/.synced
+	@$(RUN)pytest -m "long or not long" tests/integration/money/test_histories.py
 
 # Neon's own clients from npm and PyPI, and its OpenAPI document, against the local Neon API; needs node and npm.
 neon-clients: .venv/.synced

@@ -263,7 +263,11 @@ class Activity(Generic[Key]):
 
 def _whole(amount: Decimal | None, unit: int, more: Decimal | None = None) -> int:
     """Half even; Decimal's own arithmetic would keep 28 digits only."""
-    return round((Fraction(amount or 0) + Fraction(more or 0)) * unit)
+    whole, parts = (amount or Decimal(0)).as_integer_ratio()
+    if more:
+        top, bottom = more.as_integer_ratio()
+        whole, parts = whole * bottom + top * parts, parts * bottom
+    return whole * unit if parts == 1 else round(Fraction(whole * unit, parts))
 
 
 @dataclass(frozen=True, slots=True)

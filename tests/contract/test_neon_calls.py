@@ -9,10 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from neon_script import CREATED, DATABASES, MADE, PROJECT, URI, Routes, Script, ok, operation, provider_on, refusal
 
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import Consumption, Project, ProjectSettings, Quota
+from agentdb_mcp.providers.neon.consumption import stretches
 
 HOME = f"/projects/{PROJECT.id}"
 ROLE = f"{HOME}/branches/{PROJECT.branch_id}/roles/o_1"
@@ -291,6 +294,48 @@ async def test_consumption_is_asked_for_in_the_finest_steps_that_neon_keeps(age:
     assert query["granularity"] == granularity
     assert datetime.fromisoformat(query["from"]) == since
     assert query["from"].endswith("Z")
+
+
+@given(
+    missed=st.integers(0, 200 * 24),
+    settling=st.integers(0, 200),
+    minutes=st.integers(0, 5 * 365 * 24 * 60),
+)
+def test_all_of_the_time_is_asked_for_once_in_steps_that_neon_still_keeps(
+    missed: int, settling: int, minutes: int
+) -> None:
+    now = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+    until = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=settling)
+    since = until - timedelta(hours=missed)
+    asked = list(stretches(since, until, now))
+    assert [begin for _, begin, _ in asked] == [since, *(end for _, _, end in asked)][: len(asked)]
+    assert (asked[-1][2] if asked else since) == until
+    order = ["monthly", "daily", "hourly"]
+    assert [order.index(step) for step, _, _ in asked] == sorted({order.index(step) for step, _, _ in asked})
+    reach = {"hourly": timedelta(hours=168), "daily": timedelta(days=60), "monthly": timedelta(days=366)}
+    for number, (step, begin, end) in enumerate(asked):
+        assert begin < end
+        assert begin >= now - reach[step]
+        if number + 1 < len(asked):  # whole days, or whole months
+            assert (end.hour, end.day if step == "monthly" else 1) == (0, 1)
+
+
+async def test_an_outage_of_weeks_is_asked_for_in_days_and_the_last_days_in_hours() -> None:
+    script = Script(ok({"projects": []}))
+    async with provider_on(script) as provider:
+        await provider.consumption(["p-1"], NOW - timedelta(days=20), NOW)
+    asked = [request.url.params for request in script.requests]
+    assert [query["granularity"] for query in asked] == ["daily", "hourly"]
+    assert asked[0]["to"] == asked[1]["from"]
+    assert asked[0]["to"].endswith("T00:00:00Z")
+
+
+async def test_projects_that_were_all_told_are_not_asked_for_on_another_page() -> None:
+    projects = [usage(each, span(0)) for each in ("p-1", "p-2")]
+    script = Script(ok({"projects": projects, "pagination": {"cursor": "p-2"}}))
+    async with provider_on(script) as provider:
+        await provider.consumption(["p-1", "p-2"], NOW - timedelta(hours=2), NOW)
+    assert script.count == 1
 
 
 @pytest.mark.parametrize(

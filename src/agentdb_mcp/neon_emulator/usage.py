@@ -184,5 +184,6 @@ class Usage:
 
     async def publish(self) -> None:
         """Renew what the consumption history is read from, where something has changed."""
-        await self.pool.execute(PUBLISH)
+        async with self.lock:  # it changes rows that booking changes, in no order
+            await self.pool.execute(PUBLISH)
         self.published_at = self.clock.now()

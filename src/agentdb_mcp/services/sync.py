@@ -90,15 +90,12 @@ class Sync:
                 used[each.database_id, span.start, span.end] += Quantities.of(span)
         begun = {database_id: start for database_id, start, _ in used if start < since[database_id]}
         known = await self.ledger.settled([(each, start, since[each]) for each, start in begun.items()])
-        return [
-            hour
-            for (database_id, start, end), whole in used.items()
-            for hour in (
-                _by_hour(database_id, start, end, whole)
-                if start >= since[database_id]
-                else _by_hour(database_id, since[database_id], end, whole - known.get(database_id, Quantities()))
-            )
-        ]
+        hours: list[SettledHour] = []
+        for (database_id, start, end), whole in used.items():
+            if start < since[database_id]:
+                start, whole = since[database_id], _rest(whole, known.get(database_id, Quantities()))
+            hours += _by_hour(database_id, start, end, whole)
+        return hours
 
 
 def _since(database: BilledDatabase) -> datetime:
@@ -107,10 +104,18 @@ def _since(database: BilledDatabase) -> datetime:
 
 def _by_hour(database_id: str, start: datetime, end: datetime, whole: Quantities) -> Iterable[SettledHour]:
     """A longer stretch in equal parts: days are all that is known of what is long ago."""
-    parts = max(1, (end - start) // HOUR)
+    parts = (end - start) // HOUR
+    if parts <= 1:
+        yield SettledHour(database_id, start, whole)
+        return
     for index in range(parts):
-        share = Quantities(*(_part(max(0, getattr(whole, name)), index, parts) for name in _AMOUNTS))
+        share = Quantities(*(_part(getattr(whole, name), index, parts) for name in _AMOUNTS))
         yield SettledHour(database_id, start + index * HOUR, share)
+
+
+def _rest(whole: Quantities, known: Quantities) -> Quantities:
+    """Of a day whose first hours are known; never less than nothing, as figures are rounded and revised."""
+    return Quantities(*(max(0, getattr(whole, name) - getattr(known, name)) for name in _AMOUNTS))
 
 
 def _batches(wanted: Iterable[BilledDatabase]) -> Iterator[list[BilledDatabase]]:
