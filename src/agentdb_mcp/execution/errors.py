@@ -96,6 +96,8 @@ def _login_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The database does not exist any more.")
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
+        case asyncpg.InternalServerError():  # what stands in front of Neon's computes says so of everything
+            return _refused_at_the_door(str(error).lower())
         case TimeoutError():
             return DatabaseUnavailable("The database did not answer in time.", hint="Run it again.", retryable=True)
         case asyncpg.InsufficientPrivilegeError():
@@ -135,6 +137,14 @@ def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
             hint="Whoever set the URL: name the file in sslrootcert.",
         )
     return None
+
+
+def _refused_at_the_door(said: str) -> AgentDBError:
+    if "quota" in said:
+        return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
+    if "could not be found" in said:
+        return DatabaseUnavailable("The database does not exist any more.")
+    return DatabaseUnavailable("The database takes no connection now.", hint="Run it again later.", retryable=True)
 
 
 def _position(error: asyncpg.PostgresError) -> int | None:
