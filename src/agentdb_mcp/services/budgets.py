@@ -71,6 +71,7 @@ class Budgets:
         self._accounts: dict[str, Account] = {}
         self._reading: dict[str, anyio.Lock] = {}
         self._tickets = count()
+        self._in_use = anyio.Event()
         self._reads = count()
 
     # --- judging ----------------------------------------------------------------------------------------------------
@@ -158,6 +159,7 @@ class Budgets:
     async def _account(self, user_id: str) -> Account:
         """Known and fresh, or read now; what is known goes on while it cannot be read."""
         account = self._accounts.get(user_id)
+        self._in_use.set()
         if account is None:
             await self._budgets.ensure(user_id, anchor=self._clock())
         elif self._fresh(account):
@@ -264,7 +266,8 @@ class Budgets:
                 self._reading.pop(user_id, None)
 
     async def keep_listening(self) -> None:
-        """Read again whom another server says that something changed for, until cancelled."""
+        """Read again whom another server says that something changed for, until cancelled; from the first call on."""
+        await self._in_use.wait()
         async with aclosing(self._budgets.changes()) as changes:
             async for user_id in changes:
                 users = {user_id} if user_id else self._accounts.keys()
