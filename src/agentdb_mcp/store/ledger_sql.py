@@ -63,8 +63,9 @@ USAGE = f"""
         SELECT ordinality AS n, user_id, lo, coalesce(hi, 'infinity') AS hi
           FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS w (user_id, lo, hi)
     ), used AS MATERIALIZED ( -- the ledger's rows of each window; an hour cut by the window's beginning is in it
-        SELECT w.n, w.lo, w.hi, l.* FROM win AS w JOIN db_usage_ledger AS l
-            ON l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi
+        SELECT w.n, w.lo, w.hi, l.* FROM win AS w, LATERAL (
+               SELECT l.* FROM db_usage_ledger AS l
+                WHERE l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi OFFSET 0) AS l
     ), meant AS (
         SELECT w.n, d.id FROM win AS w JOIN ({DATABASES}) AS d ON d.user_id = w.user_id AND d.status <> 'deleted'
         UNION SELECT n, database_id FROM used
@@ -79,7 +80,7 @@ USAGE = f"""
                range_agg(tstzrange(hour, hour + interval '1 hour')) AS hours
           FROM used WHERE source = 'provider' AND hour >= lo AND hour < $4 GROUP BY n, database_id
     ), estimated AS MATERIALIZED ( -- when estimates count
-        SELECT k.n, k.id, k.present, k.seen, k.lo,
+        SELECT k.n, k.id, k.present, k.seen, k.lo, k.hi,
                tstzmultirange(tstzrange(k.lo, k.hi)) - coalesce(b.hours, '{{}}') AS spans
           FROM known AS k LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
     ), metered AS (
@@ -90,10 +91,14 @@ USAGE = f"""
     ), sample AS ( -- sizes as they were seen, from the last one before the window on
         SELECT e.n, e.id, e.spans, l.size_bytes, l.size_at,
                coalesce(lead(l.size_at) OVER (PARTITION BY e.n, e.id ORDER BY l.size_at), e.seen) AS until
-          FROM estimated AS e JOIN db_usage_ledger AS l ON l.database_id = e.id AND l.size_at < e.seen
-           AND l.hour >= (SELECT coalesce(max(b.hour), '-infinity') FROM db_usage_ledger AS b
-                           WHERE b.database_id = e.id AND b.size_at <= e.lo)
-         WHERE e.present AND l.size_at IS NOT NULL
+          FROM estimated AS e, LATERAL (
+               SELECT coalesce(max(b.hour), '-infinity') AS hour FROM db_usage_ledger AS b
+                WHERE b.database_id = e.id AND b.hour <= e.lo AND b.size_at <= e.lo) AS first,
+               LATERAL (
+               SELECT l.size_bytes, l.size_at FROM db_usage_ledger AS l
+                WHERE l.database_id = e.id AND l.hour >= first.hour AND l.hour < e.hi AND l.size_at < e.seen
+               OFFSET 0) AS l -- one database at a time, by the index, whatever the planner thinks of their number
+         WHERE e.present
     ), held AS (
         SELECT s.n, s.id, sum(s.size_bytes * extract(epoch FROM upper(part) - lower(part))) AS byte_s
           FROM sample AS s,
