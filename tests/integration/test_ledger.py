@@ -201,3 +201,16 @@ async def test_what_an_owner_stored_is_not_the_next_ones(
     await ledger.store("s1", [metered(database_id, hour=3, size=20)])
     (usage,) = await ledger.usage([("other", START, None)], START + 5 * HOUR, MCU)
     assert (usage.quantities.storage_byte_us, usage.size_bytes) == (2 * 20 * 3600 * 1_000_000, 20)
+
+
+async def test_an_hour_in_which_the_owner_changes_counts_for_both(
+    ledger: LedgerStore, database_id: str, control: ControlDatabase
+) -> None:
+    store = DatabaseStore(control)
+    row = await store.find(Scope.AGENT, "agent-w")
+    assert row is not None
+    await ledger.store("s1", [metered(database_id, (0, 100))])
+    await store.set_payer(row, "other")
+    await ledger.store("s1", [metered(database_id, (100, 400))])
+    both = await ledger.usage([("u", START, None), ("other", START, None)], START + HOUR, MCU)
+    assert [(each.user_id, each.quantities.compute_mcu_us // SECOND_MCU) for each in both] == [("u", 100), ("other", 300)]

@@ -8,10 +8,15 @@ DATABASES = """
            updated_at, former_until FROM workspace_database
 """
 
+# An hour in which the payer changes has a row for each; the running total of bytes sent is then in both.
 STORE = f"""
     INSERT INTO db_usage_ledger AS l
            (database_id, hour, source, user_id, active, sent_bytes, size_bytes, size_at)
-    SELECT d.id, m.hour, $1, d.user_id, m.active::tstzmultirange, m.sent_bytes, m.size_bytes, m.size_at
+    SELECT d.id, m.hour,
+           CASE WHEN EXISTS (SELECT FROM db_usage_ledger AS o WHERE o.database_id = d.id AND o.hour = m.hour
+                                AND o.source = $1 AND o.user_id IS DISTINCT FROM d.user_id)
+                THEN $1 || ' ' || coalesce(d.user_id, '') ELSE $1 END,
+           d.user_id, m.active::tstzmultirange, m.sent_bytes, m.size_bytes, m.size_at
       FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[])
            AS m (id, hour, active, sent_bytes, size_bytes, size_at)
       JOIN ({DATABASES}) AS d ON d.id = m.id
