@@ -173,3 +173,45 @@ async def test_synced_goes_forward_only(ledger: LedgerStore, database_id: str, e
     connection = await asyncpg.connect(empty_database.reveal())
     assert await connection.fetchval("SELECT last_consumption_sync FROM workspace_database") == START + 3 * HOUR
     await connection.close()
+
+
+async def test_a_database_that_was_made_anew_stores_nothing_of_the_one_before(
+    ledger: LedgerStore, database_id: str, control: ControlDatabase, empty_database: Secret
+) -> None:
+    await ledger.store("s1", [metered(database_id, size=10)])
+    connection = await asyncpg.connect(empty_database.reveal())
+    await connection.execute("UPDATE workspace_database SET status = 'deleted', updated_at = $1", START + HOUR)
+    await connection.close()
+    await DatabaseStore(control).declare(Scope.AGENT, "w", user_id="u", project_name="agent-w", revive=True)
+    usage = await one(ledger, now=START + 5 * HOUR)
+    assert (usage.quantities.storage_byte_us, usage.size_bytes) == (10 * 3600 * 1_000_000, 0)
+    await ledger.store("s1", [metered(database_id, hour=3, size=20)])
+    usage = await one(ledger, now=START + 5 * HOUR)
+    assert (usage.quantities.storage_byte_us, usage.size_bytes) == ((10 + 2 * 20) * 3600 * 1_000_000, 20)
+
+
+async def test_what_an_owner_stored_is_not_the_next_ones(
+    ledger: LedgerStore, database_id: str, control: ControlDatabase
+) -> None:
+    store = DatabaseStore(control)
+    row = await store.find(Scope.AGENT, "agent-w")
+    assert row is not None
+    await ledger.store("s1", [metered(database_id, size=10)])
+    await store.set_payer(row, "other")
+    await ledger.store("s1", [metered(database_id, hour=3, size=20)])
+    (usage,) = await ledger.usage([("other", START, None)], START + 5 * HOUR, MCU)
+    assert (usage.quantities.storage_byte_us, usage.size_bytes) == (2 * 20 * 3600 * 1_000_000, 20)
+
+
+async def test_an_hour_in_which_the_owner_changes_counts_for_both(
+    ledger: LedgerStore, database_id: str, control: ControlDatabase
+) -> None:
+    store = DatabaseStore(control)
+    row = await store.find(Scope.AGENT, "agent-w")
+    assert row is not None
+    await ledger.store("s1", [metered(database_id, (0, 100))])
+    await store.set_payer(row, "other")
+    await ledger.store("s1", [metered(database_id, (100, 400))])
+    both = await ledger.usage([("u", START, None), ("other", START, None)], START + HOUR, MCU)
+    seconds = [(each.user_id, each.quantities.compute_mcu_us // SECOND_MCU) for each in both]
+    assert seconds == [("u", 100), ("other", 300)]

@@ -28,7 +28,8 @@ from agentdb_mcp.settings import load_settings
 HERE = Path(__file__).parent
 POLICIES = {
     "normal": "",
-    "over_budget": "[tiers]\nfree = 10\n[budget]\nwarning_percent = 1\nexceeded_percent = 1\npaused_percent = 1000000\n",
+    "over_budget": "[tiers]\nfree = 10\n"
+    "[budget]\nwarning_percent = 1\nexceeded_percent = 1\npaused_percent = 1000000\n",
     "read_only": '[access]\nmode = "restricted"\n',
 }
 TENANT_B_SECRET = "tenantB-secret"

@@ -15,6 +15,7 @@ CONNECTION_ERRORS = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -81,7 +82,7 @@ def statement_error(error: BaseException) -> AgentDBError:
 
 def connection_error(error: BaseException) -> AgentDBError:
     """A login that failed or a connection that broke; says what kind, never where."""
-    return _tls_error(error) or _login_error(error)
+    return _tls_error(error) or _proxy_error(error) or _login_error(error)
 
 
 def _login_error(error: BaseException) -> AgentDBError:
@@ -96,8 +97,6 @@ def _login_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The database does not exist any more.")
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
-        case asyncpg.InternalServerError():  # what stands in front of Neon's computes says so of everything
-            return _refused_at_the_door(str(error).lower())
         case TimeoutError():
             return DatabaseUnavailable("The database did not answer in time.", hint="Run it again.", retryable=True)
         case asyncpg.InsufficientPrivilegeError():
@@ -108,7 +107,7 @@ def _login_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable(
                 "The database's URL cannot be read.", hint="Percent-encode special characters of user and password."
             )
-        case asyncpg.InterfaceError():
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
         case _:
             return Internal(f"The database connection failed ({type(error).__name__}).")
@@ -139,7 +138,11 @@ def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
     return None
 
 
-def _refused_at_the_door(said: str) -> AgentDBError:
+def _proxy_error(error: BaseException) -> DatabaseUnavailable | None:
+    """What stands in front of Neon's computes says XX000 of everything."""
+    if not isinstance(error, asyncpg.InternalServerError):
+        return None
+    said = str(error).lower()
     if "quota" in said:
         return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
     if "could not be found" in said:

@@ -39,6 +39,8 @@ from agentdb_mcp.services.throttle import Throttle
 PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
+# Command tags after which a database is smaller.
+FREEING = ("DROP ", "TRUNCATE ")
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 # A connection that took this long to open had a compute to wake.
 WAKING_S = 1.0
@@ -160,18 +162,30 @@ class Queries:
         counted = metered(database)
         if self._spending is None or counted is None:
             return await self._reach(tenant, database, call)
-        started, reached, results = self._spending.now(), True, list[Result]()
         try:
-            with self._spending.running(*counted) as begun:
+            results = await self._metered(tenant, database, call, self._spending, counted)
+        except DatabaseUnavailable:
+            raise
+        except AgentDBError:  # what was rolled back takes space all the same
+            await self._spending.look_at_size(*counted, lambda: self._size(database))
+            raise
+        freed = any(result.command_tag.startswith(FREEING) for result in results)
+        await self._spending.look_at_size(*counted, lambda: self._size(database), freed=freed)
+        return results
+
+    async def _metered(
+        self, tenant: Tenant, database: OpenDatabase, call: Call, spending: Spending, counted: tuple[str, str]
+    ) -> list[Result]:
+        started, reached, results = spending.now(), True, list[Result]()
+        try:
+            with spending.running(*counted) as begun:
                 results = await self._reach(tenant, database, replace(call, begun=begun))
         except DatabaseUnavailable as error:
             reached = error.ran
             raise
         finally:
             if reached:
-                self._spending.note(*counted, started, results, wrote=not call.read_only)
-        if not call.read_only:
-            await self._spending.look_at_size(*counted, lambda: self._size(database))
+                spending.note(*counted, started, results, wrote=not call.read_only)
         return results
 
     async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:

@@ -84,9 +84,14 @@ class Spending:
         sent = sum(result.bytes for result in results)
         self.budgets.note(payer, database_id, self.metering.note(database_id, started, sent, wrote=wrote))
 
-    async def look_at_size(self, payer: str, database_id: str, measure: Callable[[], Awaitable[int]]) -> None:
-        """See how large the database is now, where that is due. What fails is tried again after the next call."""
-        if not self.metering.wants_size(database_id):
+    async def look_at_size(
+        self, payer: str, database_id: str, measure: Callable[[], Awaitable[int]], *, freed: bool = False
+    ) -> None:
+        """See how large the database is now, where that is due. What fails is tried again after the next call.
+
+        `freed` is for a call that gave space back: whoever did that to be let write again need not wait.
+        """
+        if not (freed or self.metering.wants_size(database_id)):
             return
         try:
             size = await measure()

@@ -2,16 +2,21 @@
 
 DATABASES = """
     SELECT 'global' AS scope, id, user_id AS owner_id, user_id, project_name, status, ownership_type,
-           paused, created_at, updated_at FROM user_global_database
+           paused, created_at, updated_at, former_until FROM user_global_database
     UNION ALL
     SELECT 'agent', id, workspace_id, user_id, project_name, status, ownership_type, paused, created_at,
-           updated_at FROM workspace_database
+           updated_at, former_until FROM workspace_database
 """
 
+# An hour in which the payer changes has a row for each; the running total of bytes sent is then in both.
 STORE = f"""
     INSERT INTO db_usage_ledger AS l
            (database_id, hour, source, user_id, active, sent_bytes, size_bytes, size_at)
-    SELECT d.id, m.hour, $1, d.user_id, m.active::tstzmultirange, m.sent_bytes, m.size_bytes, m.size_at
+    SELECT d.id, m.hour,
+           CASE WHEN EXISTS (SELECT FROM db_usage_ledger AS o WHERE o.database_id = d.id AND o.hour = m.hour
+                                AND o.source = $1 AND o.user_id IS DISTINCT FROM d.user_id)
+                THEN $1 || ' ' || coalesce(d.user_id, '') ELSE $1 END,
+           d.user_id, m.active::tstzmultirange, m.sent_bytes, m.size_bytes, m.size_at
       FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[])
            AS m (id, hour, active, sent_bytes, size_bytes, size_at)
       JOIN ({DATABASES}) AS d ON d.id = m.id
@@ -63,8 +68,9 @@ USAGE = f"""
         SELECT ordinality AS n, user_id, lo, coalesce(hi, 'infinity') AS hi
           FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS w (user_id, lo, hi)
     ), used AS MATERIALIZED ( -- the ledger's rows of each window; an hour cut by the window's beginning is in it
-        SELECT w.n, w.lo, w.hi, l.* FROM win AS w JOIN db_usage_ledger AS l
-            ON l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi
+        SELECT w.n, w.lo, w.hi, l.* FROM win AS w, LATERAL (
+               SELECT l.* FROM db_usage_ledger AS l
+                WHERE l.user_id = w.user_id AND l.hour > w.lo - interval '1 hour' AND l.hour < w.hi OFFSET 0) AS l
     ), meant AS (
         SELECT w.n, d.id FROM win AS w JOIN ({DATABASES}) AS d ON d.user_id = w.user_id AND d.status <> 'deleted'
         UNION SELECT n, database_id FROM used
@@ -79,7 +85,7 @@ USAGE = f"""
                range_agg(tstzrange(hour, hour + interval '1 hour')) AS hours
           FROM used WHERE source = 'provider' AND hour >= lo AND hour < $4 GROUP BY n, database_id
     ), estimated AS MATERIALIZED ( -- when estimates count
-        SELECT k.n, k.id, k.present, k.seen, k.lo,
+        SELECT k.n, k.id, k.present, k.seen, k.lo, k.hi, k.payer, k.former_until,
                tstzmultirange(tstzrange(k.lo, k.hi)) - coalesce(b.hours, '{{}}') AS spans
           FROM known AS k LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
     ), metered AS (
@@ -87,17 +93,24 @@ USAGE = f"""
                sum(u.sent_bytes) FILTER (WHERE e.spans @> u.hour) AS sent
           FROM estimated AS e JOIN used AS u ON u.n = e.n AND u.database_id = e.id AND u.source <> 'provider'
          GROUP BY e.n, e.id, e.spans
-    ), sample AS ( -- sizes as they were seen, from the last one before the window on
+    ), sample AS ( -- sizes as the payer's calls saw them, from the last one before the window on
         SELECT e.n, e.id, e.spans, l.size_bytes, l.size_at,
-               coalesce(lead(l.size_at) OVER (PARTITION BY e.n, e.id ORDER BY l.size_at), e.seen) AS until
-          FROM estimated AS e JOIN db_usage_ledger AS l ON l.database_id = e.id AND l.size_at < e.seen
-           AND l.hour >= (SELECT coalesce(max(b.hour), '-infinity') FROM db_usage_ledger AS b
-                           WHERE b.database_id = e.id AND b.size_at <= e.lo)
-         WHERE e.present AND l.size_at IS NOT NULL
+               coalesce(lead(l.size_at) OVER (PARTITION BY e.n, e.id ORDER BY l.size_at), e.seen) AS until,
+               CASE WHEN l.size_at <= e.former_until THEN e.former_until END AS gone
+          FROM estimated AS e, LATERAL (
+               SELECT coalesce(max(b.hour), '-infinity') AS hour FROM db_usage_ledger AS b
+                WHERE b.database_id = e.id AND b.hour <= e.lo AND b.size_at <= e.lo) AS first,
+               LATERAL (
+               SELECT l.size_bytes, l.size_at FROM db_usage_ledger AS l
+                WHERE l.database_id = e.id AND l.hour >= first.hour AND l.hour < e.hi AND l.size_at < e.seen
+                  AND l.user_id = e.payer
+               OFFSET 0) AS l -- one database at a time, by the index, whatever the planner thinks of their number
+         WHERE e.present
     ), held AS (
         SELECT s.n, s.id, sum(s.size_bytes * extract(epoch FROM upper(part) - lower(part))) AS byte_s
           FROM sample AS s,
-               unnest(s.spans * tstzrange(s.size_at, greatest(s.until, s.size_at))::tstzmultirange) AS part
+               unnest(s.spans
+                      * tstzrange(s.size_at, greatest(least(s.until, s.gone), s.size_at))::tstzmultirange) AS part
          GROUP BY s.n, s.id
     )
     SELECT k.n AS window, k.payer AS user_id, k.scope, k.id, k.owner_id, k.project_name, k.status, k.ownership_type,
@@ -109,6 +122,7 @@ USAGE = f"""
            coalesce(b.egress, 0) + coalesce(m.sent, 0) AS egress_bytes,
            coalesce(b.branch, 0) AS branch_us, m.awake_until,
            coalesce((SELECT l.size_bytes FROM db_usage_ledger AS l WHERE l.database_id = k.id AND l.size_at IS NOT NULL
+                       AND l.size_at > coalesce(k.former_until, '-infinity')
                       ORDER BY l.hour DESC, l.size_at DESC LIMIT 1), 0) AS size_bytes
       FROM known AS k
       LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
