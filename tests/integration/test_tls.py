@@ -253,6 +253,21 @@ async def test_the_control_database_is_reached_as_its_url_asks(server: Encrypted
         await control.close()
 
 
+async def test_changes_are_heard_from_a_control_database_whose_url_is_as_neons(server: Encrypted) -> None:
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(server.uri(NEON), name)
+    control = ControlDatabase(server.uri(NEON, name))
+    try:
+        async with contextlib.aclosing(control.listen("changes")) as changes:
+            with anyio.fail_after(20):
+                assert await anext(changes) is None
+                async with control.connection() as connection:
+                    await connection.execute("NOTIFY changes, 'u'")
+                assert await anext(changes) == "u"
+    finally:
+        await control.close()
+
+
 async def test_a_plain_cluster_is_reached_as_its_url_asks_and_hands_that_on(server: Encrypted) -> None:
     cluster = Cluster(server.uri(NEON))
     async with cluster.connection() as connection:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-import anyio
+from dataclasses import dataclass
 
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
@@ -17,8 +15,6 @@ from agentdb_mcp.store import BudgetStore, DatabaseStore, DatabaseUsage
 
 log = get_logger(__name__)
 
-AT_ONCE = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Pausing:
@@ -28,7 +24,6 @@ class Pausing:
     databases: DatabaseStore
     store: BudgetStore
     budgets: Budgets
-    _limiter: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
 
     async def follow(self, bills: Iterable[Bill]) -> None:
         """Settle whoever's projects are not as they should be; what fails is logged, and tried again next time."""
@@ -47,7 +42,7 @@ class Pausing:
         """
         if self.provider is None:
             return
-        async with self._limiter, self.store.turn(user_id):
+        async with self.store.turn(user_id):
             errors: list[AgentDBError] = []
             for bill in await self.budgets.refresh([user_id]):
                 for usage in bill.unsettled:

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+import anyio
 import asyncpg
 
-from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.control import POOL_SIZE, ControlDatabase
 from agentdb_mcp.store.databases import DATABASE_TABLES, lock_databases
 from agentdb_mcp.store.identity import no_such_user
 
@@ -41,6 +42,8 @@ class PeriodFigures:
 class BudgetStore:
     def __init__(self, control: ControlDatabase) -> None:
         self._control = control
+        # Whoever has a turn keeps a connection and needs others for the work.
+        self._turns = anyio.CapacityLimiter(POOL_SIZE // 2)
 
     async def ensure(self, user_id: str, tier: str = "free", *, anchor: datetime | None = None) -> BudgetRow:
         """The user's budget row, made on first sight with a period that begins at `anchor` or now."""
@@ -156,7 +159,7 @@ class BudgetStore:
     @asynccontextmanager
     async def turn(self, user_id: str) -> AsyncIterator[None]:
         """One holder at a time and user, in all processes."""
-        async with self._control.transaction() as connection:
+        async with self._turns, self._control.transaction() as connection:
             await connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('agentdb budget ' || $1, 0))", user_id
             )

@@ -79,7 +79,7 @@ class ControlDatabase:
     async def _listen_once(self, channel: str) -> AsyncGenerator[str | None]:
         await self._open()  # brings the tables up to date
         connection = await asyncpg.connect(
-            self._uri.reveal(),
+            connection_uri.for_driver(self._uri),
             timeout=CONNECT_TIMEOUT_S,
             statement_cache_size=0,
             server_settings={"application_name": "agentdb-mcp listener"},
