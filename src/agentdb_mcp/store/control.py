@@ -78,9 +78,9 @@ class ControlDatabase:
 
     async def _listen_once(self, channel: str) -> AsyncGenerator[str | None]:
         await self._open()  # brings the tables up to date
-        connection = await asyncpg.connect(
+        connection = await _connect(
             connection_uri.for_driver(self._uri),
-            timeout=CONNECT_TIMEOUT_S,
+            timeout=CONNECT_TIMEOUT_S / 2,
             statement_cache_size=0,
             server_settings={"application_name": "agentdb-mcp listener"},
         )
@@ -106,6 +106,7 @@ class ControlDatabase:
                     timeout=CONNECT_TIMEOUT_S,
                     command_timeout=30,
                     statement_cache_size=0,
+                    connect=_connect,
                     server_settings={"application_name": "agentdb-mcp control"},
                 )
                 await pool
@@ -124,6 +125,12 @@ class ControlDatabase:
             with anyio.move_on_after(2):
                 await self._pool.close()
             self._pool.terminate()
+
+
+async def _connect(*where: object, **how: object) -> asyncpg.Connection:
+    """Bounded by its timeout and not cancelled: in the middle of negotiating TLS the driver would complain of it."""
+    with anyio.CancelScope(shield=True):
+        return await asyncpg.connect(*where, **how)
 
 
 def _offer(send: MemoryObjectSendStream[str], payload: str) -> None:
