@@ -33,12 +33,14 @@ from agentdb_mcp.errors import AgentDBError, BudgetExceeded
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.jobs.table import settle_budgets
 from agentdb_mcp.local_stack import LocalStack, local_stack
-from agentdb_mcp.logs import configure_logging
+from agentdb_mcp.logs import configure_logging, get_logger
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.neon_emulator import Behaviour
 from agentdb_mcp.providers.neon import api
 from agentdb_mcp.providers.neon.limiter import RateLimiter
 from agentdb_mcp.settings import load_settings
+
+log = get_logger(__name__)
 
 HOUR = timedelta(hours=1)
 # A whole hour, so that what is billed by the hour is of this period.
@@ -221,6 +223,7 @@ class World:
                     jobs += HOUR / 4
                     if jobs.minute == 0:
                         bar.update(1)
+                        log.info("simulated", hour=f"{jobs:%m-%d %H}", ran=[agent.done for agent in self.agents])
                 await self.clock.jump(moment)
                 await self.act(self.agents[number])
                 heapq.heappush(events, (self.agents[number].next_after(self.clock(), self.chance), number))
@@ -372,5 +375,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=31)
     parser.add_argument("--only", default=None, help="one kind of agent")
-    configure_logging("text", "error")
+    parser.add_argument("--verbose", action="store_true", help="log every simulated hour")
+    configure_logging("text", "info" if parser.parse_args().verbose else "error")
     anyio.run(main, parser.parse_args())
