@@ -205,6 +205,12 @@ async def test_a_statement_runs_no_longer_than_the_budget_pays_for(open_with: Op
     assert report.used_microcents <= FREE * 1.01
 
 
+async def test_a_catalog_read_runs_no_longer_than_the_budget_pays_for(open_with: Opener, tenant: Tenant) -> None:
+    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="95.3")
+    with pytest.raises(StatementTimeout):
+        await application.queries.catalog(tenant, Scope.AGENT, [Statement("SELECT pg_sleep(10)")] * 2)
+
+
 async def test_what_runs_at_once_cannot_spend_the_same_remainder(open_with: Opener, tenant: Tenant) -> None:
     """Sixty-four statements on sixteen databases, and money for three awakenings."""
     application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="30")
