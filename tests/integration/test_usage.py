@@ -212,9 +212,7 @@ async def test_a_catalog_read_runs_no_longer_than_the_budget_pays_for(open_with:
         await application.queries.catalog(tenant, Scope.AGENT, [Statement("SELECT pg_sleep(10)")] * 2)
 
 
-async def test_a_call_that_waits_for_others_begins_when_the_budget_is_raised(
-    open_with: Opener, tenant: Tenant
-) -> None:
+async def test_a_call_that_waits_for_others_begins_when_the_budget_is_raised(open_with: Opener, tenant: Tenant) -> None:
     """What is left pays for one awakening; the second call would wait for it to end, or for its time limit."""
     application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="60")
     managed = application.managed()
