@@ -213,5 +213,5 @@ async def test_an_hour_in_which_the_owner_changes_counts_for_both(
     await store.set_payer(row, "other")
     await ledger.store("s1", [metered(database_id, (100, 400))])
     both = await ledger.usage([("u", START, None), ("other", START, None)], START + HOUR, MCU)
-    seconds = [(each.user_id, each.quantities.compute_mcu_us // SECOND_MCU) for each in both]
-    assert seconds == [("u", 100), ("other", 300)]
+    awake = [(each.user_id, each.quantities.compute_mcu_us // SECOND_MCU) for each in both]
+    assert awake == [("u", 100), ("other", 300)]

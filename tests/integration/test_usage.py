@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -203,6 +204,36 @@ async def test_a_statement_runs_no_longer_than_the_budget_pays_for(open_with: Op
     assert "no longer than the budget pays for" in (ended.value.hint or "")
     report = await application.managed().usage.report(user_of(tenant))
     assert report.used_microcents <= FREE * 1.01
+
+
+async def test_a_catalog_read_runs_no_longer_than_the_budget_pays_for(open_with: Opener, tenant: Tenant) -> None:
+    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="95.3")
+    with pytest.raises(StatementTimeout):
+        await application.queries.catalog(tenant, Scope.AGENT, [Statement("SELECT pg_sleep(10)")] * 2)
+
+
+async def test_a_call_that_waits_for_others_begins_when_the_budget_is_raised(open_with: Opener, tenant: Tenant) -> None:
+    """What is left pays for one awakening; the second call would wait for it to end, or for its time limit."""
+    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="60")
+    managed = application.managed()
+    other = replace(tenant, workspace_id=f"{tenant.workspace_id}-other")
+    await managed.lifecycle.create_workspace(other.workspace_id or "", user_of(tenant), "Other")
+    begun, done = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:
+        async with managed.usage.budgets.admit(user_of(tenant), "held", 1):
+            begun.set()
+            await done.wait()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(hold)
+        await begun.wait()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as both:
+                both.start_soon(query, application, other, "CREATE TABLE t (n int)")
+                await anyio.wait_all_tasks_blocked()
+                await managed.usage.set_tier(user_of(tenant), "enterprise")
+        done.set()
 
 
 async def test_what_runs_at_once_cannot_spend_the_same_remainder(open_with: Opener, tenant: Tenant) -> None:

@@ -55,6 +55,11 @@ class Account:
     running: dict[int, tuple[str, int]] = field(default_factory=dict)
     released: anyio.Event = field(default_factory=anyio.Event)
 
+    def changed(self) -> None:
+        """Whoever waits for some of the budget looks again."""
+        self.released.set()
+        self.released = anyio.Event()
+
 
 class Budgets:
     """States of users' budgets, and reservations for what runs."""
@@ -97,8 +102,7 @@ class Budgets:
             yield grant
         finally:
             account.running.pop(ticket, None)
-            account.released.set()
-            account.released = anyio.Event()
+            account.changed()
 
     def note(self, user_id: str, database_id: str, extra_us: int) -> None:
         """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
@@ -221,6 +225,7 @@ class Budgets:
             self._accounts[bill.user_id] = Account(bill, read, Noted(), read_at=now)
         elif counted is not None and read > account.read:  # else what is known was read later than this
             account.bill, account.read, account.counted, account.read_at = bill, read, counted, now
+            account.changed()
 
     # --- in the background ------------------------------------------------------------------------------------------
 

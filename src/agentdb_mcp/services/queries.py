@@ -120,9 +120,10 @@ class Queries:
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
         limits = replace(self._limits(None), max_rows=5000)
-        async with self._allowance(database, limits.timeout_s) as allowance:
+        async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
             if allowance.state is BudgetState.PAUSED:
                 raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
+            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
             return await self._run(tenant, database, Call(statements, limits, catalog=True))
 
     def _decide(

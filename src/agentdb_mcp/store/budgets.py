@@ -132,6 +132,16 @@ class BudgetStore:
         costs = [(each.user_id, *cost) for each in periods for cost in each.costs.items()]
         databases = [database_id for _, database_id, _ in costs]
         async with self._control.transaction() as connection:
+            for table in DATABASE_TABLES:
+                await lock_databases(connection, table, databases)
+                await connection.execute(
+                    f"UPDATE {table} AS d SET current_period_cost_microcents = c.cost"
+                    " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS c (user_id, id, cost)"
+                    " WHERE d.id = c.id AND d.user_id = c.user_id AND d.current_period_cost_microcents <> c.cost",
+                    [user_id for user_id, _, _ in costs],
+                    databases,
+                    [cost for _, _, cost in costs],
+                )
             await connection.execute(
                 "SELECT FROM user_db_budget WHERE user_id = ANY ($1) ORDER BY user_id FOR UPDATE", users
             )
@@ -145,16 +155,6 @@ class BudgetStore:
                 [each.cents for each in periods],
                 [each.exceeded for each in periods],
             )
-            for table in DATABASE_TABLES:
-                await lock_databases(connection, table, databases)
-                await connection.execute(
-                    f"UPDATE {table} AS d SET current_period_cost_microcents = c.cost"
-                    " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS c (user_id, id, cost)"
-                    " WHERE d.id = c.id AND d.user_id = c.user_id AND d.current_period_cost_microcents <> c.cost",
-                    [user_id for user_id, _, _ in costs],
-                    databases,
-                    [cost for _, _, cost in costs],
-                )
 
     @asynccontextmanager
     async def turn(self, user_id: str) -> AsyncIterator[None]:

@@ -18,7 +18,8 @@ from agentdb_mcp.store.control import ControlDatabase
 
 _TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
 
-DATABASE_TABLES = ("user_global_database", "workspace_database")
+# In the order in which the deletion of a user reaches them, its budget last: what locks rows of many does so too.
+DATABASE_TABLES = ("workspace_database", "user_global_database")
 
 _OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
 

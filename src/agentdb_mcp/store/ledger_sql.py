@@ -109,8 +109,8 @@ USAGE = f"""
     ), held AS (
         SELECT s.n, s.id, sum(s.size_bytes * extract(epoch FROM upper(part) - lower(part))) AS byte_s
           FROM sample AS s,
-               unnest(s.spans
-                      * tstzrange(s.size_at, greatest(least(s.until, s.gone), s.size_at))::tstzmultirange) AS part
+               unnest(s.spans * tstzmultirange(
+                   tstzrange(s.size_at, greatest(least(s.until, s.gone), s.size_at)))) AS part
          GROUP BY s.n, s.id
     )
     SELECT k.n AS window, k.payer AS user_id, k.scope, k.id, k.owner_id, k.project_name, k.status, k.ownership_type,
