@@ -260,6 +260,23 @@ async def test_what_runs_at_once_cannot_spend_the_same_remainder(open_with: Open
     assert 8 <= outcomes.count("done") <= 12
 
 
+async def test_data_that_would_use_the_budget_up_can_be_removed_and_that_lifts_it(
+    open_with: Opener, tenant: Tenant
+) -> None:
+    """At this price an empty database costs a third of the free tier's month, and the rows twice all of it."""
+    application = await open_with(NEON_STORAGE_PRICE_PER_GB_MONTH="90")
+    await query(application, tenant, "CREATE TABLE t (v text STORAGE EXTERNAL)")
+    rows = "INSERT INTO t SELECT repeat('x', 3000) || i FROM generate_series(1, 14000) AS i, pg_sleep(0.3)"
+    await query(application, tenant, rows)
+    for sql in ("INSERT INTO t VALUES ('more')", "SELECT count(*) FROM t"):
+        with pytest.raises(BudgetExceeded) as refused:
+            await query(application, tenant, sql)
+        assert "DROP" in (refused.value.hint or "")
+        assert "stored now will cost $" in (refused.value.hint or "")
+    await query(application, tenant, "DROP TABLE t")
+    await query(application, tenant, "CREATE TABLE t (v text)")
+
+
 READS = ["SELECT count(*) FROM t", "EXPLAIN SELECT * FROM t", "SHOW server_version"]
 WRITES = ["INSERT INTO t VALUES (1)", "UPDATE t SET n = 2", "DELETE FROM t", "TRUNCATE t", "CREATE TABLE u (n int)"]
 DROPS = ["DROP TABLE IF EXISTS old"]

@@ -16,7 +16,7 @@ from agentdb_mcp.store import LedgerStore, MeteredHour
 Clock = Callable[[], datetime]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Seconds of writing after which a database's size is looked at anew, however short ago that was.
-WRITING_S = 1.0
+WRITING_S = 0.25
 
 
 def utc_now() -> datetime:

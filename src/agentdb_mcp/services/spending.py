@@ -32,7 +32,7 @@ class Allowance:
 
     def check(self, facts: Sequence[StatementFacts]) -> None:
         """Raises BudgetExceeded where only space may be given back and the statements do something else."""
-        if self.reclaim_only and not all(fact.certain and fact.kinds == {Kind.RECLAIM} for fact in facts):
+        if self.reclaim_only and not all(_reclaims(fact) for fact in facts):
             raise BudgetExceeded(
                 "The data that is stored will use the rest of the budget up until the period ends.",
                 hint=f"DROP what is not needed, which is still allowed. {self.until}",
@@ -46,7 +46,11 @@ class Allowance:
         used = self.bill.used_microcents // MICROCENTS_PER_CENT
         limit = self.bill.limit_microcents // MICROCENTS_PER_CENT
         end = self.bill.period_end.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {end}."
+        said = f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {end}."
+        if self.bill.used_microcents < self.bill.lines.warning and self.state is not BudgetState.OK:
+            kept = self.bill.committed_microcents // MICROCENTS_PER_CENT
+            said += f" The data that is stored now will cost ${kept / 100:.2f} until then."
+        return said
 
     @property
     def note(self) -> str | None:
@@ -99,6 +103,11 @@ class Spending:
             log.debug("size not seen", code=error.code)
         else:
             self.budgets.note_growth(payer, self.metering.note_size(database_id, size))
+
+
+def _reclaims(fact: StatementFacts) -> bool:
+    """A DROP is a schema change as well."""
+    return fact.certain and Kind.RECLAIM in fact.kinds <= {Kind.RECLAIM, Kind.SCHEMA}
 
 
 def metered(database: OpenDatabase) -> tuple[str, str] | None:

@@ -146,7 +146,7 @@ async def live_a_month(cloud: Cloud, chance: random.Random, agents: list[Agent])
 
 
 @pytest.mark.parametrize(
-    "histories", [pytest.param(AGENTS, id="fifty"), pytest.param(1000, id="a thousand", marks=pytest.mark.long)]
+    "histories", [pytest.param(AGENTS, id="twenty"), pytest.param(1000, id="a thousand", marks=pytest.mark.long)]
 )
 async def test_bills_are_what_a_second_calculation_says(cloud: Cloud, histories: int) -> None:
     seed = int(os.environ.get("AGENTDB_HISTORIES_SEED", "1"))
