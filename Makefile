@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-neighbours bench-provisioning bench-sync attacks faults money neon-clients fuzz regression clean
+.PHONY: demo up test lint bench bench-neighbours bench-provisioning bench-sync bench-budget attacks faults money neon-clients fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -46,6 +46,10 @@ bench-provisioning: .venv/.synced
 # A sync of thirty thousand projects, Neon's answers and its rate simulated: about three minutes.
 bench-sync: .venv/.synced
 	@$(RUN)python -m benchmarks.fleet_sync
+
+# A month of agents that spend, with a clock that jumps: about half an hour.
+bench-budget: .venv/.synced
+	@$(RUN)python -m benchmarks.budget_sim
 
 # Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
 attacks: .venv/.synced
