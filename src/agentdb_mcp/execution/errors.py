@@ -81,7 +81,7 @@ def statement_error(error: BaseException) -> AgentDBError:
 
 def connection_error(error: BaseException) -> AgentDBError:
     """A login that failed or a connection that broke; says what kind, never where."""
-    return _tls_error(error) or _login_error(error)
+    return _tls_error(error) or _proxy_error(error) or _login_error(error)
 
 
 def _login_error(error: BaseException) -> AgentDBError:
@@ -110,6 +110,15 @@ def _login_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The connection to the database broke.", hint="Run it again.", retryable=True)
         case _:
             return Internal(f"The database connection failed ({type(error).__name__}).")
+
+
+def _proxy_error(error: BaseException) -> DatabaseUnavailable | None:
+    """Neon's proxy says that a project is over its quota, gone, or not to be woken now (facts: neon §3)."""
+    if not isinstance(error, asyncpg.InternalServerError):
+        return None
+    if "quota" in str(error):
+        return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
+    return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
 
 
 def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
