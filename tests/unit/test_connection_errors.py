@@ -1,0 +1,25 @@
+"""What Neon's proxy answers to a login is about the database, not a fault of ours."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from agentdb_mcp.errors import DatabaseUnavailable
+from agentdb_mcp.execution.errors import connection_error
+
+QUOTA = "Your account or project has exceeded the compute time quota. Upgrade your plan to increase limits."
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "retryable"),
+    [
+        (QUOTA, "The database is paused.", False),
+        ("The requested endpoint could not be found.", "The database cannot be reached.", True),
+    ],
+    ids=["over its quota", "gone"],
+)
+def test_a_refusal_of_the_proxy_makes_the_database_unavailable(answer: str, said: str, retryable: bool) -> None:
+    error = connection_error(asyncpg.InternalServerError(answer))
+    assert isinstance(error, DatabaseUnavailable)
+    assert (error.message, error.retryable) == (said, retryable)
