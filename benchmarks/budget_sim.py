@@ -373,7 +373,7 @@ async def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--days", type=int, default=31)
+    parser.add_argument("--days", type=int, default=28, help="within one period")
     parser.add_argument("--only", default=None, help="one kind of agent")
     parser.add_argument("--verbose", action="store_true", help="log every simulated hour")
     configure_logging("text", "info" if parser.parse_args().verbose else "error")

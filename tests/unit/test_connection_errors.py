@@ -15,7 +15,7 @@ QUOTA = "Your account or project has exceeded the compute time quota. Upgrade yo
     ("answer", "said", "retryable"),
     [
         (QUOTA, "The database is paused.", False),
-        ("The requested endpoint could not be found.", "The database cannot be reached.", True),
+        ("The requested endpoint could not be found.", "The database does not exist any more.", False),
     ],
     ids=["over its quota", "gone"],
 )

@@ -113,15 +113,6 @@ def _login_error(error: BaseException) -> AgentDBError:
             return Internal(f"The database connection failed ({type(error).__name__}).")
 
 
-def _proxy_error(error: BaseException) -> DatabaseUnavailable | None:
-    """Neon's proxy says that a project is over its quota, gone, or not to be woken now (facts: neon §3)."""
-    if not isinstance(error, asyncpg.InternalServerError):
-        return None
-    if "quota" in str(error):
-        return DatabaseUnavailable("The database is paused.", hint="get_budget tells until when.")
-    return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
-
-
 def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
     """The driver's words are the only sign of some; they name the host, so they are not passed on."""
     text = str(error)
@@ -148,7 +139,7 @@ def _tls_error(error: BaseException) -> DatabaseUnavailable | None:
 
 
 def _proxy_error(error: BaseException) -> DatabaseUnavailable | None:
-    """What stands in front of Neon's computes says XX000 of everything."""
+    """Neon's proxy says XX000 of a project that is over its quota, gone, or not to be woken now (facts: neon §3)."""
     if not isinstance(error, asyncpg.InternalServerError):
         return None
     said = str(error).lower()

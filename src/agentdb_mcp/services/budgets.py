@@ -32,6 +32,8 @@ LEAST_US = 1_000_000
 ENOUGH_US = 5_000_000
 # Refreshed in the background while used; forgotten after so many rounds without use.
 IDLE_ROUNDS = 60
+# Users whose bills are read by one query.
+USERS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -253,15 +255,19 @@ class Budgets:
             while True:
                 await anyio.sleep(self._policy.metering.flush_s)
                 self._forget_idle()
-                try:
-                    bills = await self.refresh(list(self._accounts))
-                except AgentDBError as error:
-                    log.warning("budgets not refreshed", code=error.code)
-                    continue
-                for bill in bills:
-                    if bill.unsettled and bill.user_id not in following:
-                        following.add(bill.user_id)
-                        group.start_soon(told, bill)
+                users = list(self._accounts)
+                for start in range(0, max(1, len(users)), USERS_AT_ONCE):
+                    for bill in await self._refreshed(users[start : start + USERS_AT_ONCE]):
+                        if bill.unsettled and bill.user_id not in following:
+                            following.add(bill.user_id)
+                            group.start_soon(told, bill)
+
+    async def _refreshed(self, user_ids: Collection[str]) -> list[Bill]:
+        try:
+            return await self.refresh(user_ids)
+        except AgentDBError as error:
+            log.warning("budgets not refreshed", code=error.code)
+            return []
 
     def _forget_idle(self) -> None:
         for user_id, account in list(self._accounts.items()):
@@ -276,7 +282,4 @@ class Budgets:
         async with aclosing(self._budgets.changes()) as changes:
             async for user_id in changes:
                 users = {user_id} if user_id else self._accounts.keys()
-                try:
-                    await self.refresh(self._accounts.keys() & users)
-                except AgentDBError as error:
-                    log.warning("budgets not refreshed", code=error.code)
+                await self._refreshed(self._accounts.keys() & users)
