@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -278,6 +278,7 @@ class World:
 
 def by_sync_alone(agent: Agent, end: datetime) -> Fraction:
     """What the same agent would spend if only synced figures stopped it: whole hours, known 90 minutes later."""
+    agent = replace(agent, given_up=False)
     chance, awake, hours = random.Random(1), [Awake() for _ in range(agent.databases)], dict[int, float]()
     moment, spent = agent.next_after(START, chance), 0.0
     while moment < end:
