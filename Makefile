@@ -62,7 +62,7 @@ faults: .venv/.synced
 
 # Bills of a thousand random months against a second calculation; AGENTDB_HISTORIES_SEED chooses others.
 money: .venv/.synced
-	@$(RUN)pytest -m "long or not long" tests/integration/money/test_histories.py
+	@$(RUN)pytest -m "long or not long" tests/integration/money/test_histories.py tests/acceptance/test_budgets_of_servers.py
 
 # Neon's own clients from npm and PyPI, and its OpenAPI document, against the local Neon API; needs node and npm.
 neon-clients: .venv/.synced

@@ -124,7 +124,13 @@ async def test_what_lifts_a_budget_is_known_to_every_server_at_once(
             await until(lambda server=server: allows(server), within=PATIENCE_S)
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT pg_sleep(1.5)"], ids=["short statements", "long statements"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("SELECT 1", id="short statements", marks=pytest.mark.long),
+        pytest.param("SELECT pg_sleep(1.5)", id="long statements"),
+    ],
+)
 async def test_a_killed_server_has_stored_all_but_the_last_interval(
     serve: ServeFactory,
     tenant: Callable[..., dict[str, str]],

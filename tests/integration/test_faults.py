@@ -226,6 +226,7 @@ async def test_deleting_again_completes_what_a_killed_deletion_left(place: Place
     assert await place.status() == "deleted"
 
 
+@pytest.mark.long
 async def test_twelve_processes_that_use_one_workspace_at_once_make_one_project(place: Place) -> None:
     answers: list[str] = []
 
