@@ -100,6 +100,8 @@ class Cloud:
 
     async def agents(self, count: int) -> list[Agent]:
         """So many users with a database each; then it is twenty to an hour, computes sleep and periods begin."""
+        if self.clock().minute >= 50:  # what is awake now sleeps before the next hour
+            await self.advance(hour_of(self.clock()) + HOUR - self.clock())
         managed, made = self.application.managed(), self.clock()
         tenants, rows = list[Tenant](), list[DatabaseRow]()
         for _ in range(count):
