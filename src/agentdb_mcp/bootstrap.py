@@ -28,6 +28,7 @@ from agentdb_mcp.services import (
     Reconcile,
     Sync,
     Tiers,
+    Tokens,
     Usage,
     utc_now,
 )
@@ -35,16 +36,28 @@ from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.services.reconcile import SETTLED_S
 from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.settings import Settings
-from agentdb_mcp.store import BudgetStore, ControlDatabase, DatabaseStore, IdentityStore, LedgerStore, SimVariables
+from agentdb_mcp.store import (
+    BudgetStore,
+    ControlDatabase,
+    DatabaseStore,
+    IdentityStore,
+    LedgerStore,
+    SimVariables,
+    TokenStore,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Managed:
-    """What there is with a control database only."""
+    """What there is with a control database only.
+
+    Who checks tokens does so inside `async with tokens.following()`: else no connection listens for what is revoked.
+    """
 
     control: ControlDatabase
     usage: Usage
     lifecycle: Lifecycle
+    tokens: Tokens
     provider: Provider | None
     policy: Policy
 
@@ -118,9 +131,10 @@ async def open_application(
         stack.callback(background.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
         resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
-        lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)
+        tokens = TokenStore(control)
+        lifecycle = Lifecycle(identity, databases, budgets, tokens, provisioning, policy.tiers)
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
-        managed = Managed(control, usage, lifecycle, provider, policy)
+        managed = Managed(control, usage, lifecycle, Tokens(tokens, clock), provider, policy)
         yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
 
 

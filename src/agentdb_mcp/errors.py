@@ -11,6 +11,8 @@ AgentDBError
 ├── RateLimited           rate_limited
 ├── InvalidArgument       invalid_argument
 ├── NotAllowed            not_allowed
+├── NotAuthenticated      not_authenticated     REST only: no valid credential
+├── NotFound              not_found             REST and the command line only
 ├── Internal              internal
 └── ConfigurationError    configuration         stops the start; names the setting
 """
@@ -122,6 +124,18 @@ class NotAllowed(AgentDBError):
     """The caller may not do this."""
 
     code = "not_allowed"
+
+
+class NotAuthenticated(AgentDBError):
+    """The call carries no valid credential; which of the ways in which it is not valid stays unsaid."""
+
+    code = "not_authenticated"
+
+
+class NotFound(AgentDBError):
+    """There is no such thing, or it is somebody else's."""
+
+    code = "not_found"
 
 
 class Internal(AgentDBError):

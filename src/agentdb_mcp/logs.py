@@ -36,6 +36,7 @@ _ASSIGNED = re.compile(rf"({_NAMED}(?:\\?[\"']?\s*[:=]\s*|\s+(?=')))(?:bearer\s+
 _BEARER = re.compile(r"\b(bearer\s+)\S+", re.IGNORECASE)
 _SEALED = re.compile(r"[0-9a-f]{32}:[0-9a-f]*:[0-9a-f]*", re.IGNORECASE)
 _SECRET_KEY = re.compile(rf"{_NAMED}$|^(?:authorization|token|x-internal-api-key)$", re.IGNORECASE)
+_TOKEN = re.compile(r"adb_[A-Za-z0-9_-]{16,}")
 _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -80,12 +81,13 @@ def register_secret(secret: Secret) -> None:
 
 
 def scrub_text(text: str) -> str:
-    """Hide credentials in a text: live secrets, URLs, passwords, bearer tokens, encrypted strings."""
+    """Hide credentials in a text: live secrets, URLs, passwords, tokens, encrypted strings."""
     for secret in _secrets.longest_first:
         text = text.replace(secret, HIDDEN)
     if "://" in text:
         text = _POSTGRES_URL.sub(rf"\1{HIDDEN}@{HIDDEN}", text)
         text = re.sub(r"\S+", _without_userinfo, text)
+    text = _TOKEN.sub(HIDDEN, text)
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _SEALED.sub(HIDDEN, text).translate(_CONTROL)

@@ -59,6 +59,14 @@ class Tenant:
     workspace_id: str | None = None
 
 
+class TokenScope(StrEnum):
+    """What an API token is for: an agent's tools, a person's look at data, or the account itself."""
+
+    MCP = "mcp"
+    EXPLORER = "explorer"
+    ADMIN = "admin"
+
+
 class AccessMode(StrEnum):
     """`unrestricted`: policy decides kind by kind; `restricted`: read-only."""
 

@@ -87,14 +87,14 @@ async def test_a_worker_without_a_provider_still_keeps_budgets(
 
         async def ran() -> bool:
             rows = await control.fetch("SELECT name FROM agentdb_job WHERE last_run_at IS NOT NULL")
-            return {row["name"] for row in rows} >= {"settle-budgets", "prune-ledger"}
+            return {row["name"] for row in rows} >= {"settle-budgets", "prune-ledger", "prune-tokens"}
 
         await until(ran, within=30)
         worker.terminate()
         await until(lambda: worker.returncode is not None, within=15)
         assert worker.returncode == 0
     rows = await control.fetch("SELECT name, last_error FROM agentdb_job ORDER BY name")
-    assert list(map(tuple, rows)) == [("prune-ledger", None), ("settle-budgets", None)]
+    assert list(map(tuple, rows)) == [("prune-ledger", None), ("prune-tokens", None), ("settle-budgets", None)]
 
 
 def test_serve_does_not_load_the_jobs() -> None:

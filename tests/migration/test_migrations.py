@@ -44,6 +44,7 @@ EVERY_COLUMN = """
 OURS = {
     "agentdb_job",
     "agentdb_migration",
+    "agentdb_token",
     "db_usage_ledger",
     "user_db_budget",
     "user_global_database",

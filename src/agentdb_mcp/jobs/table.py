@@ -58,11 +58,17 @@ async def prune_ledger(application: Application) -> None:
     await usage.ledger.prune(usage.clock())
 
 
+async def prune_tokens(application: Application) -> None:
+    """Forget tokens that ended more than a month ago."""
+    await application.managed().tokens.prune()
+
+
 JOBS = (
     Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),
     Job("sync", every_s=900, timeout_s=1800, run=sync, needs_provider=True),
     Job("settle-budgets", every_s=60, timeout_s=600, run=settle_budgets),
     Job("prune-ledger", every_s=86_400, timeout_s=1800, run=prune_ledger),
+    Job("prune-tokens", every_s=86_400, timeout_s=600, run=prune_tokens),
 )
 
 

@@ -10,6 +10,7 @@ from agentdb_mcp.services.queries import Answer, Queries
 from agentdb_mcp.services.reconcile import Reconcile
 from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
+from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
 from agentdb_mcp.services.usage import Usage
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Budgets",
     "Clock",
     "Databases",
+    "IssuedToken",
     "Lifecycle",
     "Metering",
     "OpenDatabase",
@@ -27,6 +29,8 @@ __all__ = [
     "Sync",
     "Synced",
     "Tiers",
+    "TokenIdentity",
+    "Tokens",
     "Usage",
     "utc_now",
 ]

@@ -11,7 +11,7 @@ from agentdb_mcp.models import DatabaseStatus, Scope
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.usage import check_tier
-from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, OwnerUnknown
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, OwnerUnknown, TokenStore
 
 log = get_logger(__name__)
 
@@ -25,6 +25,7 @@ class Lifecycle:
     identity: IdentityStore
     databases: DatabaseStore
     budgets: BudgetStore
+    tokens: TokenStore
     provisioning: Provisioning
     tiers: Collection[str]
 
@@ -63,14 +64,16 @@ class Lifecycle:
             raise
 
     async def delete_workspace(self, workspace_id: str) -> None:
-        """Remove the workspace's database, then the workspace."""
+        """Remove the tokens that are bound to the workspace and its database, then the workspace."""
+        await self.tokens.delete_of(workspace_id=workspace_id)
         row = await self.databases.find(Scope.AGENT, project_name(Scope.AGENT, workspace_id))
         if row is not None:
             await self.provisioning.remove(row)
         await self.identity.remove_workspace(workspace_id)
 
     async def delete_user(self, user_id: str) -> None:
-        """Remove the user's databases, agents' first, then the workspaces and the user."""
+        """Remove the user's tokens and databases, agents' first, then the workspaces and the user."""
+        await self.tokens.delete_of(user_id=user_id)
         for row in reversed(await self.databases.of_user(user_id)):
             if row.status is DatabaseStatus.DELETED:
                 continue

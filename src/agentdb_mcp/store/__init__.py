@@ -6,6 +6,7 @@ from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, Data
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
+from agentdb_mcp.store.tokens import TokenRow, TokenStore
 
 __all__ = [
     "BilledDatabase",
@@ -25,5 +26,7 @@ __all__ = [
     "PeriodFigures",
     "SettledHour",
     "SimVariables",
+    "TokenRow",
+    "TokenStore",
     "WorkspaceRow",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import asyncpg
-from anyio.streams.memory import MemoryObjectSendStream
 
 from agentdb_mcp import connection_uri
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal
@@ -62,12 +61,15 @@ class ControlDatabase:
             with anyio.CancelScope(shield=True):
                 await transaction.commit()
 
-    async def listen(self, channel: str) -> AsyncGenerator[str | None]:
-        """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some."""
+    async def listen(self, channel: str, on_lost: Callable[[], None] = lambda: None) -> AsyncGenerator[str | None]:
+        """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some.
+
+        `on_lost` is called at once when it ceases to listen, and may be called more than once.
+        """
         pause = RECONNECT_S[0]
         while True:
             try:
-                async with aclosing(self._listen_once(channel)) as payloads:
+                async with aclosing(self._listen_once(channel, on_lost)) as payloads:
                     async for payload in payloads:
                         pause = RECONNECT_S[0]
                         yield payload
@@ -76,7 +78,7 @@ class ControlDatabase:
             await anyio.sleep(pause)
             pause = min(RECONNECT_S[1], 2 * pause)
 
-    async def _listen_once(self, channel: str) -> AsyncGenerator[str | None]:
+    async def _listen_once(self, channel: str, on_lost: Callable[[], None]) -> AsyncGenerator[str | None]:
         await self._open()  # brings the tables up to date
         connection = await _connect(
             connection_uri.for_driver(self._uri),
@@ -85,14 +87,30 @@ class ControlDatabase:
             server_settings={"application_name": "agentdb-mcp listener"},
         )
         send, receive = anyio.create_memory_object_stream[str](1000)
+
+        def cease(_: object = None) -> None:
+            send.close()
+            on_lost()
+
+        def offer(_connection: object, _pid: object, _channel: object, payload: str) -> None:
+            """A listener that is a thousand notices behind begins anew."""
+            try:
+                send.send_nowait(payload)
+            except anyio.WouldBlock:
+                cease()
+            except anyio.ClosedResourceError:
+                pass
+
         try:
-            connection.add_termination_listener(lambda _: send.close())
-            await connection.add_listener(channel, lambda *notice: _offer(send, notice[3]))
+            connection.add_termination_listener(cease)
+            await connection.add_listener(channel, offer)
+            if connection.is_closed():
+                return
             yield None
             async for payload in receive:
                 yield payload
         finally:
-            send.close()
+            cease()
             receive.close()
             connection.terminate()
 
@@ -131,16 +149,6 @@ async def _connect(*where: object, **how: object) -> asyncpg.Connection:
     """Bounded by its timeout and not cancelled: in the middle of negotiating TLS the driver would complain of it."""
     with anyio.CancelScope(shield=True):
         return await asyncpg.connect(*where, **how)
-
-
-def _offer(send: MemoryObjectSendStream[str], payload: str) -> None:
-    """A listener that is a thousand notices behind begins anew."""
-    try:
-        send.send_nowait(payload)
-    except anyio.WouldBlock:
-        send.close()
-    except anyio.ClosedResourceError:
-        pass
 
 
 def control_error(error: BaseException) -> AgentDBError:
