@@ -143,6 +143,8 @@ class LimitRules(Section):
     calls_per_window: Annotated[int, Field(ge=0)]
     window_s: Seconds
     concurrent_calls: Annotated[int, Field(ge=0)]
+    explorer_calls_per_window: Annotated[int, Field(ge=0)]
+    explorer_window_s: Seconds
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Self:
