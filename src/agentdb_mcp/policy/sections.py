@@ -131,6 +131,7 @@ class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 
     timeout_s: Seconds
+    export_timeout_s: Seconds
     max_rows: Positive
     max_bytes: Positive
     max_sql_bytes: Positive
