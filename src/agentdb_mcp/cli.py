@@ -137,12 +137,16 @@ def demo(as_json: Json = False) -> None:
 
 
 @app.command()
-def up(data_dir: DataDir = None, as_json: Json = False) -> None:
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the HTTP server; 0 is a free one.")] = 8765,
+    as_json: Json = False,
+) -> None:
     """Run the whole product on this machine until SIGTERM."""
     from agentdb_mcp.up import default_data_dir, run_up
 
     settings = settings_of_run()
-    anyio.run(run_up, data_dir or default_data_dir(), settings.pg_bin, as_json)
+    anyio.run(run_up, data_dir or default_data_dir(), port, settings.pg_bin, as_json)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -73,13 +72,6 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
             for endpoint in state.endpoints.values():
                 endpoint.end_streams()
             server.should_exit = True
-
-
-async def until_asked() -> None:
-    """Until SIGTERM or SIGINT."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            return
 
 
 def _listen(host: str, port: int) -> socket.socket:
