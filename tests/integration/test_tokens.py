@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -13,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import asyncpg
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import (
@@ -83,6 +86,36 @@ class Process:
         """Whether the token is accepted from memory."""
         before = self.store.lookups
         return await self.accepts(issued) and self.store.lookups == before
+
+
+@asynccontextmanager
+async def without_notices(upstream: int) -> AsyncIterator[tuple[int, anyio.Event]]:
+    """A port before Postgres that withholds notices and is set off by the first one; nothing else is changed."""
+    withheld = anyio.Event()
+
+    async def questions(client: SocketStream, server: SocketStream) -> None:
+        async for data in client:
+            await server.send(data)
+        await server.send_eof()
+
+    async def serve(client: SocketStream) -> None:
+        async with client, await anyio.connect_tcp("127.0.0.1", upstream) as server, anyio.create_task_group() as group:
+            group.start_soon(questions, client, server)
+            answers = BufferedByteReceiveStream(server)
+            with contextlib.suppress(anyio.IncompleteRead, anyio.BrokenResourceError):
+                while True:
+                    head = await answers.receive_exactly(5)
+                    body = await answers.receive_exactly(int.from_bytes(head[1:]) - 4)
+                    if head[:1] == b"A":
+                        withheld.set()
+                    else:
+                        await client.send(head + body)
+            group.cancel_scope.cancel()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        yield listener.extra(SocketAttribute.local_port), withheld
+        group.cancel_scope.cancel()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -380,6 +413,23 @@ async def test_a_token_revoked_while_it_is_looked_up_is_not_remembered(
         await until(lambda: refuses(servers[0], other))  # so its notice, and the one before, have come
         told.set()
     assert not await servers[0].accepts(issued)
+
+
+async def test_behind_a_pooler_that_delivers_no_notice_nothing_is_taken_from_memory(
+    process: Process, user: str, uri: Secret, clock: Clock, postgres: EmbeddedPostgres
+) -> None:
+    """To listen is answered as ever there."""
+    issued, other = [await process.tokens.issue(user, None, MCP, None) for _ in range(2)]
+    async with without_notices(postgres.port) as (port, withheld):
+        pooled = Process(Secret(uri.reveal().replace(f":{postgres.port}/", f":{port}/") + "?sslmode=disable"), clock)
+        async with pooled.tokens.following():
+            await withheld.wait()
+            await process.tokens.revoke(other.id)
+            assert await pooled.accepts(issued)
+            assert not await pooled.asks_nothing(issued)
+            await process.tokens.revoke(issued.id)
+            assert not await pooled.accepts(issued)
+        await pooled.control.close()
 
 
 async def test_without_following_every_check_asks(process: Process, user: str) -> None:
