@@ -7,7 +7,6 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
 from agentdb_mcp.local_stack import LocalStack
@@ -84,19 +83,5 @@ async def test_what_cannot_be_done_is_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-async def test_a_user_without_tokens_has_none_and_a_deleted_one_neither(
-    command: CommandFactory, environ: dict[str, str]
-) -> None:
-    """Where the platform keeps the user's row, as well."""
+async def test_a_user_without_tokens_has_none(command: CommandFactory, environ: dict[str, str]) -> None:
     assert (await command(environ, "tokens", "list", "nobody")).out == "No token.\n"
-    await command(environ, "users", "create", "eve")
-    await command(environ, "tokens", "create", "eve")
-    connection = await asyncpg.connect(environ["AGENTDB_CONTROL_URL"])
-    await connection.execute('COMMENT ON TABLE "user" IS NULL')
-    try:
-        assert (await command(environ, "users", "delete", "eve")).code == 0
-    finally:
-        await connection.execute("COMMENT ON TABLE \"user\" IS 'agentdb-mcp'")
-    assert await connection.fetchval("SELECT count(*) FROM \"user\" WHERE id = 'eve'") == 1
-    await connection.close()
-    assert (await command(environ, "tokens", "list", "eve")).out == "No token.\n"
