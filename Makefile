@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-neighbours bench-provisioning bench-sync bench-budget attacks faults money neon-clients fuzz regression clean
+.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget attacks faults money neon-clients fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -34,6 +34,10 @@ lint: .venv/.synced
 
 bench: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call
+
+# Five hundred MCP sessions at once over HTTP, in about a minute.
+bench-http: .venv/.synced
+	@$(RUN)python -m benchmarks.http_sessions
 
 # Nineteen tenants beside one that attacks, in one process: about six minutes.
 bench-neighbours: .venv/.synced
