@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdb_mcp.costs import FOREVER_US, Prices, Quantities, affordable_us, breakdown, cost_microcents, to_cents
+from agentdb_mcp.costs import FOREVER_US, Prices, Quantities, affordable_us, cost_microcents, to_cents
 from agentdb_mcp.models import Consumption
 from agentdb_mcp.policy import load_policy
 
@@ -112,19 +112,6 @@ def test_the_allowance_ends_at_its_last_byte() -> None:
     prices = replace(LAUNCH, egress_per_gb=GB)
     costs = [cost_microcents(Quantities(egress_bytes=500 * GB + more), prices) for more in (-1, 0, 1, 2)]
     assert costs == [0, 0, 1, 2]
-
-
-@given(quantities, price_books)
-def test_a_breakdown_adds_up_to_the_cost_and_each_part_is_its_own_cost_but_for_a_rounding(
-    used: Quantities, prices: Prices
-) -> None:
-    parts = breakdown(used, prices)
-    assert list(parts) == ["compute", "storage", "history", "egress", "branches"]
-    assert sum(parts.values()) == cost_microcents(used, prices)
-    for metric, part in zip(METRICS, parts.values(), strict=True):
-        alone = exact(Quantities(**{metric: getattr(used, metric)}), prices)
-        assert abs(part - alone) < 1
-        assert part == 0 or alone > 0
 
 
 @given(st.integers(-100, 10**6), st.integers(1, 56_000), st.integers(1, 10**12))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from agentdb_mcp.costs import MICROCENTS_PER_CENT, Position, Prices, cost_microcents, period_of, state_of, to_cents
+from agentdb_mcp.costs import Position, Prices, cost_microcents, period_of, state_of, to_cents
 from agentdb_mcp.errors import AgentDBError, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import BudgetReport, DatabaseCost, DayCost, Ownership, Quantities, Scope
@@ -140,10 +140,6 @@ def _cost(usage: DatabaseUsage, microcents: int, cents: int, names: dict[str, st
     name = "global" if usage.scope is Scope.GLOBAL else names.get(usage.owner_id or "", usage.project_name)
     workspace_id = usage.owner_id if usage.scope is Scope.AGENT else None
     return DatabaseCost(usage.scope, name, microcents, workspace_id, cents=cents, size_bytes=usage.size_bytes)
-
-
-def used_cents(report: BudgetReport) -> int:
-    return report.used_microcents // MICROCENTS_PER_CENT
 
 
 def _midnight(day: date) -> datetime:
