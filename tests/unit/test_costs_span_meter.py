@@ -39,9 +39,6 @@ class Receiver:
             place = id(meter), activity.key, activity.hour_start_us
             self.sent[place] = max(self.sent.get(place, 0), activity.sent_bytes_total)
 
-    def awake_us(self, key: str) -> int:
-        return length(self.spans.get(key, []))
-
     def sent_bytes(self, key: str) -> int:
         return sum(total for (_, stored, _), total in self.sent.items() if stored == key)
 

@@ -3,7 +3,7 @@
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
-from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
+from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow, no_such_user
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 
@@ -26,4 +26,5 @@ __all__ = [
     "SettledHour",
     "SimVariables",
     "WorkspaceRow",
+    "no_such_user",
 ]
