@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import hypothesis
 import pytest
 
-from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres, server
 from agentdb_mcp.models import Secret
 
 # How long an example takes says something about the machine only.
@@ -29,6 +32,33 @@ def pytest_configure() -> None:
     """Throw-away clusters in memory where there is room: creating a database there is twenty times as fast."""
     if not os.environ.get("TMPDIR") and _has_room(MEMORY):
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def initialized_once() -> Iterator[None]:
+    """Throw-away clusters of this process begin as copies of the first: initdb takes longer than most tests of one."""
+    copying, initialize = threading.Lock(), server._initialize
+    made: dict[Path, tuple[Path, Secret]] = {}
+
+    @functools.wraps(initialize)
+    def copy(launch: server._Launch) -> Secret:
+        if launch.durable:
+            return initialize(launch)
+        with copying:
+            if launch.binaries not in made:
+                template = templates / str(len(made))
+                password = initialize(launch)
+                subprocess.run(["cp", "-a", launch.pgdata, template], check=True)
+                made[launch.binaries] = template, password
+            else:
+                template, password = made[launch.binaries]
+                subprocess.run(["cp", "-a", template, launch.pgdata], check=True)
+            return password
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        templates = Path(folder)
+        patch.setattr(server, "_initialize", copy)
+        yield
 
 
 def _has_room(folder: Path) -> bool:
