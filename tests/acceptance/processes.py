@@ -204,11 +204,11 @@ def copies(requests: socket.socket) -> list[str]:
     signal.set_wakeup_fd(wake)
     running: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([requests, woken], [], [])
+        ready, _, _ = select.select([requests.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 1024)
             _reap(running)
-        if requests not in ready:
+        if requests.fileno() not in ready:
             continue
         message, files, _, _ = socket.recv_fds(requests, MAX_REQUEST, 4)
         if not message:  # whoever asks has ended
