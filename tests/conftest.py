@@ -1,4 +1,7 @@
-"""One real Postgres a test process; databases of their own for tests that change things."""
+"""One real Postgres a test process; databases of their own for tests that change things.
+
+Helper modules of this folder are imported by their plain names.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +22,10 @@ import pytest
 
 from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres, server
 from agentdb_mcp.models import Secret
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import ForkServer, Launch
 
 # How long an example takes says something about the machine only.
 hypothesis.settings.register_profile(
@@ -32,6 +40,14 @@ def pytest_configure() -> None:
     """Throw-away clusters in memory where there is room: creating a database there is twenty times as fast."""
     if not os.environ.get("TMPDIR") and _has_room(MEMORY):
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Launch]:
+    """Runs the command line, or a program, in a process that need not import the product first."""
+    server = ForkServer()
+    yield server.forked
+    server.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

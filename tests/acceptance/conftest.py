@@ -6,9 +6,8 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agentdb_mcp.local_stack import LocalStack, local_stack
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from processes import ForkServer, Launch, Process, fresh
+from processes import Launch, Process, fresh
 
 ERROR_CODES = {
     "statement_refused",
@@ -219,13 +215,6 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Files for what processes write to stderr."""
     folder = tmp_path_factory.mktemp("stderr")
     return lambda: folder / f"{len(list(folder.iterdir()))}.log"
-
-
-@pytest.fixture(scope="session")
-def forked() -> Iterator[Launch]:
-    server = ForkServer()
-    yield server.forked
-    server.close()
 
 
 @pytest.fixture(scope="session")

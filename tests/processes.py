@@ -1,8 +1,8 @@
 """Processes of the command line, with pipes, an environment of their own and an exit code.
 
 An interpreter that imports the product takes a second and a half of a core, which is most of what a process costs here.
-`ForkServer` does that once and copies itself: what a copy runs is `python -m agentdb_mcp` from there on, in a session
-of its own. That it starts from nothing is for the tests that use `fresh`.
+`ForkServer` does that once and copies itself: what a copy runs is `python -m agentdb_mcp`, or `python -c` some program,
+from there on, in a session of its own. That it starts from nothing is for the tests that use `fresh`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import anyio
 
 MAX_LINE = 64 * 1024 * 1024
 MAX_REQUEST = 128 * 1024
+# `environ`, `arguments`, and a `program` or None for the command line.
+Request = dict[str, Any]
 IMPORTED = ("agentdb_mcp.cli", "agentdb_mcp.bootstrap", "agentdb_mcp.mcp_server.stdio")
 
 
@@ -110,16 +112,18 @@ class ForkServer:
         self._server.communicate(timeout=10)
 
     @contextlib.asynccontextmanager
-    async def forked(self, environ: dict[str, str], log: Path, *arguments: str) -> AsyncIterator[Process]:
-        """Run the command line; whatever is left of it at the end is killed."""
+    async def forked(
+        self, environ: dict[str, str], log: Path, *arguments: str, program: str | None = None
+    ) -> AsyncIterator[Process]:
+        """Run the command line, or a program of the test's own; whatever is left of it at the end is killed."""
         with contextlib.ExitStack() as exits:
             stdin, to_stdin = _pipe(exits)
             from_stdout, stdout = _pipe(exits)
             log_file = exits.enter_context(log.open("ab"))
             ended, theirs = (exits.enter_context(end) for end in socket.socketpair())
-            request = json.dumps({"environ": clean_environ(environ), "arguments": arguments}).encode()
+            wanted = {"environ": clean_environ(environ), "arguments": arguments, "program": program}
             files = [stdin.fileno(), stdout.fileno(), log_file.fileno(), theirs.fileno()]
-            socket.send_fds(self._requests, [request], files)
+            socket.send_fds(self._requests, [json.dumps(wanted).encode()], files)
             for end in (stdin, stdout, log_file, theirs):
                 end.close()
             process = await Forked.connect(to_stdin, from_stdout, ended)
@@ -197,8 +201,8 @@ def _number(message: bytes) -> int:
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
-def copies(requests: socket.socket) -> list[str]:
-    """Fork at every request. Returns in the copies alone, with their arguments."""
+def copies(requests: socket.socket) -> Request:
+    """Fork at every request. Returns in the copies alone, with what is to be run."""
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
@@ -226,7 +230,9 @@ def copies(requests: socket.socket) -> list[str]:
             end.close()
         for file in (woken, wake):
             os.close(file)
-        return _become(json.loads(message), files)
+        request: Request = json.loads(message)
+        _become(request, files)
+        return request
 
 
 def _reap(running: dict[int, socket.socket]) -> None:
@@ -236,20 +242,25 @@ def _reap(running: dict[int, socket.socket]) -> None:
                 told.send(os.waitstatus_to_exitcode(found[1]).to_bytes(4, "little", signed=True))
 
 
-def _become(request: dict[str, Any], files: list[int]) -> list[str]:
+def _become(request: Request, files: list[int]) -> None:
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
     os.environ.update(request["environ"])
-    arguments: list[str] = request["arguments"]
-    return arguments
+    sys.argv[:] = ["-c", *request["arguments"]]
+
+
+def _run(request: Request) -> None:
+    if request["program"] is None:
+        runpy.run_module("agentdb_mcp", run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(request["program"], "<string>", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":
     for module in IMPORTED:
         importlib.import_module(module)
     assert threading.active_count() == 1, "threads do not survive a fork"
-    sys.argv[1:] = copies(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("agentdb_mcp", run_name="__main__", alter_sys=True)
+    _run(copies(socket.socket(fileno=int(sys.argv[1]))))
