@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import anyio
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError
 from agentdb_mcp.execution import layout
@@ -67,7 +67,7 @@ class DatabasePool:
                 return [replace(first, opening_s=opening), *others]
         raise last
 
-    async def _run_once(self, borrowed: Any, call: Call) -> list[Result]:  # noqa: ANN401  (asyncpg's proxy)
+    async def _run_once(self, borrowed: PoolConnectionProxy, call: Call) -> list[Result]:
         """Whatever happens, the session is clean afterwards or gone."""
         session: GuardedConnection = borrowed._con  # noqa: SLF001  (the proxy answers nothing once it is broken)
         pid = session.get_server_pid()
@@ -111,7 +111,7 @@ class DatabasePool:
             return
         raise DatabaseUnavailable("All sessions of the database are busy.", hint="Run it again.", retryable=True)
 
-    async def _acquire(self, patience_s: float, spent_s: float) -> Any:  # noqa: ANN401  (asyncpg's proxy)
+    async def _acquire(self, patience_s: float, spent_s: float) -> PoolConnectionProxy:
         """A session: an idle one, or a new one, for which a sleeping compute may have to wake."""
         try:
             with anyio.move_on_after(patience_s - spent_s):

@@ -22,7 +22,7 @@ from agentdb_mcp.models import Quantities
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
 from agentdb_mcp.services.metering import Metering, to_us
-from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore
+from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore, no_such_user
 
 log = get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Account:
     bill: Bill
     read: int  # which reading the bill is of; a later number began later
     counted: Noted  # what of `noted` the bill counts
-    noted: Noted = field(default_factory=lambda: Noted())
+    noted: Noted = field(default_factory=Noted)
     read_at: datetime | None = None
     idle_rounds: int = 0
     running: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -177,7 +177,8 @@ class Budgets:
                 try:
                     if not await self.refresh([user_id]):  # the user was deleted meanwhile, or is anew
                         await self._budgets.ensure(user_id, anchor=self._clock())
-                        await self.refresh([user_id])
+                        if not await self.refresh([user_id]):
+                            raise no_such_user(user_id)
                 except AgentDBError as error:
                     if account is None or not error.retryable:
                         raise
@@ -233,6 +234,7 @@ class Budgets:
 
     async def flush(self) -> None:
         """Store what is noted, if that can be done."""
+        self.metering.note_running()
         try:
             await self.metering.flush()
         except AgentDBError as error:

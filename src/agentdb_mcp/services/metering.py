@@ -32,6 +32,11 @@ def from_us(moment_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=moment_us)
 
 
+def iso(moment: datetime) -> str:
+    """As people and programs are told it: UTC, to the second."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 @dataclass(slots=True)
 class _Size:
     """What a database's size was and when, None while it was not looked at; how long was written since."""
@@ -53,7 +58,10 @@ class _Running:
 
 @dataclass(slots=True)
 class Metering:
-    """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted."""
+    """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted.
+
+    What runs is noted when it ends, and whenever `note_running` is called.
+    """
 
     meter: SpanMeter[str]
     ledger: LedgerStore
@@ -111,7 +119,6 @@ class Metering:
 
     async def flush(self) -> None:
         """Store what is noted. Raises DatabaseUnavailable."""
-        self.note_running()
         async with self._storing:
             batch = self.meter.take()
             hours: dict[tuple[str, int], MeteredHour] = {}

@@ -99,8 +99,7 @@ class Queries:
             if not decision.allowed:
                 raise _refusal(decision, allowance)
             allowance.check(facts)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            call = Call(statements, limits, read_only=decision.read_only)
+            call = Call(statements, allowance.shortened(limits, len(statements)), read_only=decision.read_only)
             try:
                 results = await self._run(tenant, database, call)
             except SqlError as error:
@@ -140,8 +139,8 @@ class Queries:
         async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
             if allowance.state is BudgetState.PAUSED:
                 raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            return await self._run(tenant, database, Call(statements, limits, catalog=True))
+            call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
+            return await self._run(tenant, database, call)
 
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import BudgetState, Kind, Result, StatementFacts
+from agentdb_mcp.models import BudgetState, Kind, Limits, Result, StatementFacts
 from agentdb_mcp.services.bills import Bill
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import OpenDatabase
-from agentdb_mcp.services.metering import Metering
+from agentdb_mcp.services.metering import Metering, iso
 from agentdb_mcp.services.pausing import Pausing
 
 log = get_logger(__name__)
@@ -38,6 +38,10 @@ class Allowance:
                 hint=f"DROP what is not needed, which is still allowed. {self.until}",
             )
 
+    def shortened(self, limits: Limits, statements: int) -> Limits:
+        """The limits of each of so many statements, which together run no longer than this allows."""
+        return replace(limits, timeout_s=min(limits.timeout_s, self.seconds / statements))
+
     @property
     def until(self) -> str:
         """What is used, of what, until when; empty where there is no budget."""
@@ -45,8 +49,7 @@ class Allowance:
             return ""
         used = self.bill.used_microcents // MICROCENTS_PER_CENT
         limit = self.bill.limit_microcents // MICROCENTS_PER_CENT
-        end = self.bill.period_end.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        said = f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {end}."
+        said = f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {iso(self.bill.period_end)}."
         if self.bill.used_microcents < self.bill.lines.warning and self.state is not BudgetState.OK:
             kept = self.bill.committed_microcents // MICROCENTS_PER_CENT
             said += f" The data that is stored now will cost ${kept / 100:.2f} until then."
