@@ -99,7 +99,8 @@ async def open_application(
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
     async with AsyncExitStack() as stack:
-        pools = Pools(PoolSettings(size=policy.limits.pool_size, idle_s=policy.limits.idle_s))
+        limits = policy.limits
+        pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
             queries = Queries(policy, Databases(urls, cipher, None), pools, None)
