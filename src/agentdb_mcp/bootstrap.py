@@ -103,7 +103,7 @@ async def open_application(
         pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
-            queries = Queries(policy, Databases(urls, cipher, None), pools, None)
+            queries = Queries(policy, Databases(urls, cipher, None, pools.forget), pools, None)
             yield Application(settings, policy, queries)
             return
         register_secret(settings.control_url)
@@ -118,9 +118,11 @@ async def open_application(
         background.start_soon(usage.budgets.keep_listening)
         stack.callback(background.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
-        resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
         lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
+        variables = SimVariables(control)
+        rows = Control(databases, identity, budgets, variables, provisioning, spending.check_new)
+        resolver = Databases(urls, cipher, rows, pools.forget)
         managed = Managed(control, usage, lifecycle, provider, policy)
         yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
 

@@ -76,6 +76,15 @@ class Spending:
             seconds = grant.us / 1_000_000
             yield Allowance(grant.state, seconds, bill, grant.reclaim_only, lowered=seconds < wanted_s)
 
+    async def check_new(self, payer: str) -> None:
+        """Whether the payer's budget has room for a database that is to be made. Raises BudgetExceeded."""
+        state, bill = await self.budgets.state(payer)
+        if state in {BudgetState.EXCEEDED, BudgetState.PAUSED}:
+            raise BudgetExceeded(
+                "The database is not there yet and is not made now: the budget is used up.",
+                hint=Allowance(state, 0, bill).until,
+            )
+
     def now(self) -> datetime:
         return self.metering.clock()
 
