@@ -116,6 +116,7 @@ async def open_application(
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
+        background.start_soon(usage.budgets.keep_telling)
         stack.callback(background.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
         lifecycle = Lifecycle(identity, databases, budgets, provisioning, policy.tiers)

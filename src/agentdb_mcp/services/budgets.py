@@ -84,6 +84,8 @@ class Budgets:
         self._accounts: dict[str, Account] = {}  # used longest ago first
         self._reading: Flights[str] = Flights()
         self._tickets = count()
+        self._woken: set[str] = set()
+        self._wake = anyio.Event()
         self._in_use = anyio.Event()
         self._reads = count()
 
@@ -116,6 +118,13 @@ class Budgets:
         finally:
             account.running.pop(ticket, None)
             account.changed()
+
+    def woken(self, user_id: str, database_id: str) -> None:
+        """A use of the database begins. If it was asleep, other servers are soon to know that it is not."""
+        account, now_us = self._accounts.get(user_id), to_us(self._clock())
+        if account is not None and self._awake_until(account, database_id, now_us) <= now_us:
+            self._woken.add(user_id)
+            self._wake.set()
 
     def note(self, user_id: str, database_id: str, extra_us: int) -> None:
         """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
@@ -274,6 +283,18 @@ class Budgets:
                     if bill.unsettled and bill.user_id not in following:
                         following.add(bill.user_id)
                         group.start_soon(told, bill)
+
+    async def keep_telling(self) -> None:
+        """Store at once what a database uses that was asleep, and tell the other servers, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            users, self._woken = self._woken, set()
+            try:
+                await self.metering.flush()
+                await self._budgets.tell_used(users)
+            except AgentDBError as error:  # it is stored with the next round
+                log.warning("other servers not told of use", code=error.code)
 
     async def _refreshed(self, user_ids: Collection[str]) -> list[Bill]:
         """As `refresh`, a few at a time; with nobody to read, what is noted is stored all the same."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import anyio
 import asyncpg
@@ -23,6 +24,14 @@ POOL_SIZE = 4
 CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Seconds between attempts to listen again, the first and the longest.
 RECONNECT_S = (0.2, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What somebody notified on a channel."""
+
+    channel: str
+    payload: str
 
 
 class ControlDatabase:
@@ -62,21 +71,21 @@ class ControlDatabase:
             with anyio.CancelScope(shield=True):
                 await transaction.commit()
 
-    async def listen(self, channel: str) -> AsyncGenerator[str | None]:
-        """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some."""
+    async def listen(self, *channels: str) -> AsyncGenerator[Notice | None]:
+        """What is notified on the channels, until cancelled; None whenever it listens anew and may have missed some."""
         pause = RECONNECT_S[0]
         while True:
             try:
-                async with aclosing(self._listen_once(channel)) as payloads:
-                    async for payload in payloads:
+                async with aclosing(self._listen_once(channels)) as notices:
+                    async for notice in notices:
                         pause = RECONNECT_S[0]
-                        yield payload
+                        yield notice
             except (asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError, AgentDBError) as error:
                 log.warning("notifications interrupted", error=type(error).__name__)
             await anyio.sleep(pause)
             pause = min(RECONNECT_S[1], 2 * pause)
 
-    async def _listen_once(self, channel: str) -> AsyncGenerator[str | None]:
+    async def _listen_once(self, channels: Sequence[str]) -> AsyncGenerator[Notice | None]:
         await self._open()  # brings the tables up to date
         connection = await _connect(
             connection_uri.for_driver(self._uri),
@@ -84,13 +93,14 @@ class ControlDatabase:
             statement_cache_size=0,
             server_settings={"application_name": "agentdb-mcp listener"},
         )
-        send, receive = anyio.create_memory_object_stream[str](1000)
+        send, receive = anyio.create_memory_object_stream[Notice](1000)
         try:
             connection.add_termination_listener(lambda _: send.close())
-            await connection.add_listener(channel, lambda *notice: _offer(send, notice[3]))
+            for channel in channels:
+                await connection.add_listener(channel, lambda *notice: _offer(send, Notice(*notice[2:])))
             yield None
-            async for payload in receive:
-                yield payload
+            async for notice in receive:
+                yield notice
         finally:
             send.close()
             receive.close()
@@ -133,10 +143,10 @@ async def _connect(*where: object, **how: object) -> asyncpg.Connection:
         return await asyncpg.connect(*where, **how)
 
 
-def _offer(send: MemoryObjectSendStream[str], payload: str) -> None:
+def _offer(send: MemoryObjectSendStream[Notice], notice: Notice) -> None:
     """A listener that is a thousand notices behind begins anew."""
     try:
-        send.send_nowait(payload)
+        send.send_nowait(notice)
     except anyio.WouldBlock:
         send.close()
     except anyio.ClosedResourceError:
