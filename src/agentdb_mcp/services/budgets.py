@@ -319,5 +319,5 @@ class Budgets:
         await self._in_use.wait()
         async with aclosing(self._budgets.changes()) as changes:
             async for user_id in changes:
-                users = {user_id} if user_id else self._accounts.keys()
-                await self._refreshed(self._accounts.keys() & users)
+                if known := self._accounts.keys() & ({user_id} if user_id else self._accounts.keys()):
+                    await self._refreshed(known)
