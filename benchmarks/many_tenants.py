@@ -20,12 +20,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Protocol
 
 import anyio
 import asyncpg
 import psutil
 import typer
+from anyio.abc import ByteReceiveStream
 from anyio.streams.text import TextReceiveStream
 
 from agentdb_mcp.bootstrap import Application, open_application
@@ -180,46 +182,62 @@ async def watched(postgres: EmbeddedPostgres) -> AsyncIterator[dict[str, int]]:
 
 
 async def main(options: argparse.Namespace) -> None:
-    async with embedded_postgres() as postgres:
+    async with embedded_postgres(options.data_dir) as postgres:
         await create_database(postgres.uri(), CONTROL)
         environ = environ_of(postgres)
         started = time.monotonic()
         await make_tenants(environ, options.tenants)
-        print(f"{options.tenants} databases made in {time.monotonic() - started:.0f} s")
+        print(f"{options.tenants} databases made or found in {time.monotonic() - started:.0f} s", flush=True)
+        if options.make_only:
+            return
         command = [sys.executable, "-m", "benchmarks.many_tenants", "--drive"]
         command += ["--tenants", str(options.tenants), "--calls", str(options.calls)]
-        lines = ""
+        print("| calls to | calls | tenants | errors | a second | p50 | p99 | longest | memory then |")
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        errors, peak = 0, 0.0
         async with (
             watched(postgres) as most,
             await anyio.open_process(command, env=dict(os.environ) | environ, stderr=None) as driver,
         ):
             assert driver.stdout is not None
-            async for text in TextReceiveStream(driver.stdout):
-                lines += text
-        *phases, last = [json.loads(line) for line in lines.splitlines()]
-    sys.exit(0 if report([Phase(**each) for each in phases], last["peak"], most) else 1)
-
-
-def report(phases: list[Phase], peak: float, most: dict[str, int]) -> bool:
-    print("| calls to | calls | tenants | errors | a second | p50 | p99 | longest | memory then |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for each in phases:
-        print(
-            f"| {each.name} | {each.calls:,} | {each.tenants:,} | {sum(each.errors.values())} |"
-            f" {each.calls / each.seconds:.0f} | {each.p50:.0f} ms | {each.p99:.0f} ms | {each.longest:.0f} ms |"
-            f" {each.memory:.0f} MB |"
-        )
-        for error, count in each.errors.items():
-            print(f"{count} × {error}")
+            async for line in lines_of(driver.stdout):
+                told = json.loads(line)
+                if "peak" in told:
+                    peak = told["peak"]
+                else:
+                    errors += show(Phase(**told))
     print(f"peak memory of the serving process: {peak:.0f} MB (line: {MEMORY_LINE_MB} MB)")
     print("most connections: " + ", ".join(f"{count} {name}" for name, count in most.items()))
-    return peak <= MEMORY_LINE_MB and not any(each.errors for each in phases)
+    sys.exit(0 if driver.returncode == 0 and 0 < peak <= MEMORY_LINE_MB and not errors else 1)
+
+
+async def lines_of(stream: ByteReceiveStream) -> AsyncIterator[str]:
+    rest = ""
+    async for text in TextReceiveStream(stream):
+        *whole, rest = (rest + text).split("\n")
+        for line in whole:
+            yield line
+
+
+def show(each: Phase) -> int:
+    """Print it; how many errors there were."""
+    errors = sum(each.errors.values())
+    print(
+        f"| {each.name} | {each.calls:,} | {each.tenants:,} | {errors} | {each.calls / each.seconds:.0f} |"
+        f" {each.p50:.0f} ms | {each.p99:.0f} ms | {each.longest:.0f} ms | {each.memory:.0f} MB |",
+        flush=True,
+    )
+    for error, count in each.errors.items():
+        print(f"{count} × {error}", flush=True)
+    return errors
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tenants", type=int, default=2000)
     parser.add_argument("--calls", type=int, default=4000, help="of the Zipf phase")
+    parser.add_argument("--data-dir", type=Path, help="where the databases are kept for the next run")
+    parser.add_argument("--make-only", action="store_true", help="make the databases in --data-dir and end")
     parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
     configure_logging("text", "error")
     options = parser.parse_args()
