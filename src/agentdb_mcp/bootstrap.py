@@ -112,10 +112,11 @@ async def open_application(
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
     async with AsyncExitStack() as stack:
-        pools = Pools(PoolSettings(size=policy.limits.pool_size, idle_s=policy.limits.idle_s))
+        limits = policy.limits
+        pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
-            queries = Queries(policy, Databases(urls, cipher, None), pools, None)
+            queries = Queries(policy, Databases(urls, cipher, None, pools.forget), pools, None)
             yield Application(settings, policy, queries)
             return
         register_secret(settings.control_url)
@@ -128,12 +129,15 @@ async def open_application(
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
+        background.start_soon(usage.budgets.keep_telling)
         stack.callback(background.cancel_scope.cancel)
         provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
-        resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
         tokens = TokenStore(control)
         lifecycle = Lifecycle(identity, databases, budgets, tokens, provisioning, policy.tiers)
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
+        variables = SimVariables(control)
+        rows = Control(databases, identity, budgets, variables, provisioning, spending.check_new)
+        resolver = Databases(urls, cipher, rows, pools.forget)
         managed = Managed(control, usage, lifecycle, Tokens(tokens, clock), provider, policy)
         yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
 

@@ -139,6 +139,7 @@ class LimitRules(Section):
     max_comment_openers: Annotated[int, Field(ge=0)]
     max_statements: Positive
     pool_size: Positive
+    max_connections: Positive
     connection_limit: Positive
     idle_s: Seconds
     calls_per_window: Annotated[int, Field(ge=0)]
@@ -151,6 +152,8 @@ class LimitRules(Section):
     def _pool_fits(self) -> Self:
         if self.pool_size > self.connection_limit:
             raise ValueError("pool_size must not be larger than connection_limit")
+        if self.pool_size > self.max_connections:
+            raise ValueError("pool_size must not be larger than max_connections")
         return self
 
     def for_call(self) -> Limits:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded
@@ -79,12 +80,29 @@ class Spending:
             seconds = grant.us / 1_000_000
             yield Allowance(grant.state, seconds, bill, grant.reclaim_only, lowered=seconds < wanted_s)
 
+    async def check_new(self, payer: str) -> None:
+        """Whether the payer's budget has room for a database that is to be made. Raises BudgetExceeded."""
+        state, bill = await self.budgets.state(payer)
+        if state in {BudgetState.EXCEEDED, BudgetState.PAUSED}:
+            raise BudgetExceeded(
+                "The database is not there yet and is not made now: the budget is used up.",
+                hint=Allowance(state, 0, bill).until,
+            )
+
     def now(self) -> datetime:
         return self.metering.clock()
 
-    def running(self, payer: str, database_id: str) -> AbstractContextManager[Callable[[], None]]:
+    @contextmanager
+    def running(self, payer: str, database_id: str) -> Iterator[Callable[[], None]]:
         """A use until the end of the block, from when what is yielded is called."""
-        return self.metering.running(database_id, lambda extra_us: self.budgets.note(payer, database_id, extra_us))
+
+        def begin() -> None:
+            begun()
+            self.budgets.woken(payer, database_id)
+
+        noted = partial(self.budgets.note, payer, database_id)
+        with self.metering.running(database_id, noted) as begun:
+            yield begin
 
     def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
         """A use that began then and ends now."""
