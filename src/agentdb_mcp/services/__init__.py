@@ -4,6 +4,7 @@ from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
@@ -12,6 +13,7 @@ from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
 from agentdb_mcp.services.usage import Usage
+from agentdb_mcp.services.variables import Variables
 
 __all__ = [
     "Answer",
@@ -22,6 +24,7 @@ __all__ = [
     "Lifecycle",
     "Metering",
     "OpenDatabase",
+    "Owners",
     "Pausing",
     "Provisioning",
     "Queries",
@@ -32,5 +35,6 @@ __all__ = [
     "TokenIdentity",
     "Tokens",
     "Usage",
+    "Variables",
     "utc_now",
 ]
