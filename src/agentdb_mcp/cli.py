@@ -12,6 +12,7 @@ import typer
 from agentdb_mcp.cli_lifecycle import users, workspaces
 from agentdb_mcp.cli_policy import policy
 from agentdb_mcp.cli_running import Json, print_answer, run, settings_of_run
+from agentdb_mcp.cli_tokens import tokens
 from agentdb_mcp.cli_usage import sync, usage
 from agentdb_mcp.errors import AgentDBError, ConfigurationError
 from agentdb_mcp.models import Scope
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(users, name="users")
 app.add_typer(workspaces, name="workspaces")
+app.add_typer(tokens, name="tokens")
 app.add_typer(policy, name="policy")
 
 DataDir = Annotated[Path | None, typer.Option(help="Keep the data here; made when missing.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -22,6 +23,8 @@ POOL_SIZE = 4
 CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Seconds between attempts to listen again, the first and the longest.
 RECONNECT_S = (0.2, 10.0)
+# Begins the notice by which a listener hears that it listens.
+PROBE = "probe "
 
 
 class ControlDatabase:
@@ -64,6 +67,7 @@ class ControlDatabase:
     async def listen(self, channel: str, on_lost: Callable[[], None] = lambda: None) -> AsyncGenerator[str | None]:
         """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some.
 
+        That it listens is proven by a notice of its own: through a pooler that keeps no session, none would arrive.
         `on_lost` is called at once when it ceases to listen, and may be called more than once.
         """
         pause = RECONNECT_S[0]
@@ -88,7 +92,11 @@ class ControlDatabase:
         )
         send, receive = anyio.create_memory_object_stream[str](1000)
 
+        ceased = anyio.Event()
+        probe = PROBE + secrets.token_hex(8)
+
         def cease(_: object = None) -> None:
+            ceased.set()
             send.close()
             on_lost()
 
@@ -104,11 +112,13 @@ class ControlDatabase:
         try:
             connection.add_termination_listener(cease)
             await connection.add_listener(channel, offer)
-            if connection.is_closed():
-                return
-            yield None
+            async with self.connection() as other:
+                await other.execute("SELECT pg_notify($1, $2)", channel, probe)
             async for payload in receive:
-                yield payload
+                if payload == probe and not ceased.is_set():
+                    yield None
+                elif not payload.startswith(PROBE):
+                    yield payload
         finally:
             cease()
             receive.close()

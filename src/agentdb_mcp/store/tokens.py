@@ -33,6 +33,12 @@ class TokenRow:
     revoked_at: datetime | None
     last_used_at: datetime | None
 
+    def ended(self, now: datetime) -> str | None:
+        """`revoked` or `expired`; None while the token is valid."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else None
+
 
 class TokenStore:
     """Reads and writes of the table. All raise DatabaseUnavailable."""
