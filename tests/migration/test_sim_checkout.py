@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import migrations
 
 SHAPES = Path(__file__).parents[1] / "sim_tables.sql"
+GUIDE = Path(__file__).parents[2] / "docs" / "sim.md"
 CHECKOUT = os.environ.get("AGENTDB_SIM_CHECKOUT")
 SIM_KEY = "5e" * 32
 needs_checkout = pytest.mark.skipif(CHECKOUT is None, reason="AGENTDB_SIM_CHECKOUT names no checkout of Sim Studio")
@@ -215,6 +217,20 @@ async def test_a_life_in_sims_database(
     assert f"agent-{desk}" not in await projects(application)
     stored = "SELECT variables::text FROM workspace_environment WHERE workspace_id = $1"
     assert await connection.fetchval(stored, desk) == "{}"
+
+
+async def test_the_servers_of_the_guide_fit_sims_table(sim: tuple[Secret, asyncpg.Connection]) -> None:
+    _, connection = sim
+    await sign_up(connection, "ada")
+    await make_workspace(connection, "desk", "ada", "ada")
+    (insert,) = re.findall(r"```sql\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    assert [await connection.execute(insert) for _ in range(2)] == ["INSERT 0 2", "INSERT 0 0"]
+    rows = await connection.fetch("SELECT url, headers::text, transport FROM mcp_servers ORDER BY url")
+    assert [(row["url"].split("/mcp/")[1], json.loads(row["headers"])) for row in rows] == [
+        ("agent", {"Authorization": "Bearer {{AGENT_DB_URL}}"}),
+        ("global", {"Authorization": "Bearer {{GLOBAL_DB_URL}}"}),
+    ]
+    assert {row["transport"] for row in rows} == {"streamable-http"}
 
 
 SHAPE = """
