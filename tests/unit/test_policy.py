@@ -165,6 +165,9 @@ def test_a_policy_cannot_be_changed() -> None:
         ("[limits]\ntiers = 1", "limits.tiers is not a known key (did you mean tiers?)"),
         ("[limits]\npool_size = 41", "limits pool_size must not be larger than connection_limit"),
         ("limits = 1", "limits must be a table (got 1)"),
+        ('[sim]\nvariables = "uri"', "sim.variables must be 'reference' or 'token' (got uri)"),
+        ("[sim]\nvariable = 1", "sim.variable is not a known key (did you mean variables?)"),
+        ("[sim]\narchived_keep_days = -1", "sim.archived_keep_days must be at least 0 (got -1)"),
         ("[tiers]\nfree = -1", "tiers.free must be at least 0 (got -1)"),
         (
             "[budget]\nwarning_percent = 120",
