@@ -96,21 +96,35 @@ def _usage_error(error: Exception) -> None:
 @app.command()
 def serve(
     scope: Annotated[Scope | None, typer.Option(help="Fix the database; the tools then take no such argument.")] = None,
+    http: Annotated[bool, typer.Option("--http", help="Serve all tenants over HTTP, with REST beside MCP.")] = False,
+    host: Annotated[str, typer.Option(help="With --http: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --http: 0 is a free one.")] = 8000,
+    sessions: Annotated[bool, typer.Option("--sessions", help="With --http: keep MCP sessions in memory.")] = False,
+    sse: Annotated[bool, typer.Option("--sse", help="With --http: answer MCP as event streams.")] = False,
 ) -> None:
-    """Serve MCP over stdio for the tenant in the environment."""
+    """Serve MCP over stdio for the tenant in the environment, or over HTTP for all."""
+    settings = settings_of_run()
+    if http:
+        if scope is not None:
+            raise typer.BadParameter("--scope is for stdio; over HTTP there are /mcp/agent and /mcp/global.")
+        from agentdb_mcp.cli_http import run_http
+
+        run(lambda application: run_http(application, host, port, sessions=sessions, answers="sse" if sse else "json"))
+        return
     from agentdb_mcp.bootstrap import check_serve
 
-    settings = settings_of_run()
     check_serve(settings, scope)
 
     async def work(application: Application) -> None:
+        from contextlib import nullcontext
+
         from agentdb_mcp.mcp_server.server import build_server
         from agentdb_mcp.mcp_server.stdio import serve_stdio
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = application.with_control.usage if application.with_control else None
         operations = Operations(application.tenant, application.queries, usage, application.policy)
-        await serve_stdio(build_server(operations, scope))
+        await serve_stdio(build_server(lambda _: nullcontext(operations), application.policy.limits, scope))
 
     run(work)
 
@@ -125,12 +139,16 @@ def demo(as_json: Json = False) -> None:
 
 
 @app.command()
-def up(data_dir: DataDir = None, as_json: Json = False) -> None:
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the HTTP server; 0 is a free one.")] = 8765,
+    as_json: Json = False,
+) -> None:
     """Run the whole product on this machine until SIGTERM."""
     from agentdb_mcp.up import default_data_dir, run_up
 
     settings = settings_of_run()
-    anyio.run(run_up, data_dir or default_data_dir(), settings.pg_bin, as_json)
+    anyio.run(run_up, data_dir or default_data_dir(), port, settings.pg_bin, as_json)
 
 
 @app.command()

@@ -22,6 +22,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 MAX_ID_LENGTH = 240
 
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
+_HOST = re.compile(r"\*|(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 _DOLLARS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 
@@ -60,6 +62,9 @@ class Settings:
     neon_api_host: str = NEON_API_HOST
     provider_url: Secret | None = None
     service_key: Secret | None = None
+    public_url: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     policy_path: Path | None = None
     compute_price: Decimal | None = None
     storage_price: Decimal | None = None
@@ -94,6 +99,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         neon_api_host=_neon_api_host(env),
         provider_url=provider_url,
         service_key=_header_secret(env, "AGENTDB_SERVICE_KEY"),
+        public_url=_web_url(env, "AGENTDB_PUBLIC_URL"),
+        allowed_hosts=_list(env, "AGENTDB_ALLOWED_HOSTS", _HOST, "names such as db.example.com or [::1]:8080, or *"),
+        allowed_origins=_list(env, "AGENTDB_ALLOWED_ORIGINS", _ORIGIN, "origins such as https://app.example.com"),
         policy_path=_path(env, "AGENTDB_POLICY"),
         compute_price=_dollars(env, "NEON_COMPUTE_PRICE_PER_CU_HOUR"),
         storage_price=_dollars(env, "NEON_STORAGE_PRICE_PER_GB_MONTH"),
@@ -166,6 +174,14 @@ def _header_secret(env: Mapping[str, str], name: str) -> Secret | None:
     return Secret(text) if text else None
 
 
+def _list(env: Mapping[str, str], name: str, form: re.Pattern[str], what: str) -> tuple[str, ...]:
+    """Parts of a list with commas, each of the form."""
+    parts = tuple(part.strip() for part in env.get(name, "").split(",") if part.strip())
+    if not all(form.fullmatch(part) for part in parts):
+        raise ConfigurationError(f"{name} must be a list with commas of {what}")
+    return parts
+
+
 def _encryption_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:
     name = "AGENTDB_ENCRYPTION_KEYS"
     keys = [key for key in re.split(r"[,\s]", env.get(name, "")) if key]
@@ -208,6 +224,16 @@ def _neon_api_host(env: Mapping[str, str]) -> str:
             "NEON_API_HOST must be https://: http:// is for this machine alone, as in http://127.0.0.1:4010"
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or NEON_API_PATH}"
+
+
+def _web_url(env: Mapping[str, str], name: str) -> str | None:
+    text = _text(env, name)
+    if text is None:
+        return None
+    parts = _split(text)
+    if parts is None or parts.scheme not in ("http", "https") or set(text) & set("@?,\\#"):
+        raise ConfigurationError(f"{name} must be the https:// URL that the server is reached by")
+    return text.rstrip("/")
 
 
 def _is_loopback(host: str) -> bool:

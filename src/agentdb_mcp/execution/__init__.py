@@ -2,5 +2,6 @@
 
 from agentdb_mcp.execution.pools import Pools, PoolSettings
 from agentdb_mcp.execution.session import Call, Statement
+from agentdb_mcp.execution.wire import Sink
 
-__all__ = ["Call", "PoolSettings", "Pools", "Statement"]
+__all__ = ["Call", "PoolSettings", "Pools", "Sink", "Statement"]

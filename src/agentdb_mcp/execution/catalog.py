@@ -182,3 +182,33 @@ def login_powers() -> Statement:
           FROM pg_catalog.pg_roles AS r WHERE r.rolname = CURRENT_USER
         """
     )
+
+
+def tables() -> Statement:
+    """Rows of schema, name, type, rows (an estimate), size_bytes, comment, columns as JSON; of every own schema."""
+    return Statement(
+        f"""
+        SELECT n.nspname AS schema, c.relname AS name,
+               CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table'
+                    WHEN 'v' THEN 'view' ELSE 'materialized view' END AS type,
+               CASE WHEN c.relkind = ANY (ARRAY['r','m','p']::"char"[]) AND c.reltuples >= 0
+                    THEN c.reltuples::bigint END AS rows,
+               CASE WHEN c.relkind = ANY (ARRAY['r','m']::"char"[])
+                    THEN pg_catalog.pg_total_relation_size(c.oid) END AS size_bytes,
+               pg_catalog.obj_description(c.oid, 'pg_class') AS comment,
+               (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+                           'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+                           'nullable', NOT a.attnotnull,
+                           'primary_key', coalesce(a.attnum = ANY (k.conkey), false)) ORDER BY a.attnum), '[]')
+                  FROM pg_catalog.pg_attribute AS a
+                  LEFT JOIN pg_catalog.pg_constraint AS k ON k.conrelid = c.oid AND k.contype = 'p'
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE {_VISIBLE_SCHEMA} AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema']::name[])
+           AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+           AND c.relkind = ANY (ARRAY['r','p','f','v','m']::"char"[])
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY 1, 2
+        """
+    )

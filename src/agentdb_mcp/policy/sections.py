@@ -131,6 +131,7 @@ class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 
     timeout_s: Seconds
+    export_timeout_s: Seconds
     max_rows: Positive
     max_bytes: Positive
     max_sql_bytes: Positive
@@ -143,6 +144,8 @@ class LimitRules(Section):
     calls_per_window: Annotated[int, Field(ge=0)]
     window_s: Seconds
     concurrent_calls: Annotated[int, Field(ge=0)]
+    explorer_calls_per_window: Annotated[int, Field(ge=0)]
+    explorer_window_s: Seconds
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
@@ -74,6 +74,27 @@ class Lifecycle:
                 await self._undo(Scope.AGENT, workspace_id)
                 await self.identity.remove_workspace(workspace_id)
             raise
+
+    async def database(self, scope: Scope, owner_id: str) -> DatabaseRow | None:
+        """The row of a user's global or a workspace's database; None if it was never declared."""
+        return await self.databases.find(scope, project_name(scope, owner_id))
+
+    async def begin_to_delete_workspace(self, workspace_id: str) -> DatabaseRow | None:
+        """Mark the workspace's database for removal, which ends its use at once; None if nothing is left to remove."""
+        return await self._begin_to_delete(await self.database(Scope.AGENT, workspace_id))
+
+    async def begin_to_delete_user(self, user_id: str) -> bool:
+        """Mark all of the user's databases for removal; whether anything is left to remove."""
+        rows = await self.databases.of_user(user_id)
+        for row in rows:
+            await self._begin_to_delete(row)
+        return bool(rows) or await self.identity.has_user(user_id)
+
+    async def _begin_to_delete(self, row: DatabaseRow | None) -> DatabaseRow | None:
+        if row is None or row.status is DatabaseStatus.DELETED:
+            return None
+        await self.databases.tombstone(row)
+        return replace(row, status=DatabaseStatus.DELETING)
 
     async def delete_workspace(self, workspace_id: str) -> None:
         """Remove the tokens that are bound to the workspace and its database, then the workspace."""

@@ -18,7 +18,7 @@ from agentdb_mcp.errors import (
     StatementRefused,
     StatementTimeout,
 )
-from agentdb_mcp.execution import Call, Pools, Statement
+from agentdb_mcp.execution import Call, Pools, Sink, Statement
 from agentdb_mcp.models import (
     AccessMode,
     BudgetState,
@@ -111,6 +111,23 @@ class Queries:
                     error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
                 raise
         return Answer(results, allowance.note, waking_notes(results))
+
+    async def stream(self, tenant: Tenant, scope: Scope, statement: Statement, sink: Sink) -> None:
+        """Run one statement read-only, and pass its rows on as they come, of any number. Raises AgentDBError.
+
+        What the sink has taken by then was read in one snapshot, but is not all of it.
+        """
+        with self._throttle.call(tenant):
+            facts = await self._classify(statement.sql, 0, [statement])
+            database = await self._databases.open(tenant, scope)
+            limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)
+            async with self._allowance(database, limits.timeout_s) as allowance:
+                decision = self._decide([facts], database, allowance.state, transaction=False)
+                if not decision.allowed:
+                    raise _refusal(decision, allowance)
+                allowance.check([facts])
+                limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds))
+                await self._run(tenant, database, Call([statement], limits, read_only=True, sink=sink))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""

@@ -1,0 +1,122 @@
+"""Who calls: the platform's backend by its service key, or the holder of a token. Never by an argument."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.requests import HTTPConnection
+
+from agentdb_mcp.errors import NotAllowed, NotAuthenticated, NotFound
+from agentdb_mcp.models import Secret, Tenant, TokenScope
+from agentdb_mcp.services import TokenIdentity, Tokens
+
+_UNKNOWN = "There is no valid credential with this request."
+_HINT = "Send `Authorization: Bearer …` with a token that is neither expired nor revoked."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The platform (`token` is None), or whoever holds the token."""
+
+    token: TokenIdentity | None
+
+    def user(self, user_id: str) -> None:
+        """Raises NotFound where a token is another user's: that there is such a user is nobody's business."""
+        if self.token is not None and self.token.tenant.user_id != user_id:
+            raise no_such_user(user_id)
+
+    def tenant(self, workspace_id: str) -> Tenant:
+        """The tenant of a workspace's route. Raises NotFound where the token is bound to another workspace."""
+        bound = self.token.tenant if self.token is not None else Tenant()
+        if bound.workspace_id not in (None, workspace_id):
+            raise no_such_workspace(workspace_id)
+        return Tenant(bound.user_id, workspace_id)
+
+
+def no_such_user(user_id: str) -> NotFound:
+    return NotFound(f"There is no user {user_id[:80]}, or none of this caller's.")
+
+
+def no_such_workspace(workspace_id: str) -> NotFound:
+    return NotFound(f"There is no workspace {workspace_id[:80]}, or none of this caller's.")
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    tokens: Tokens
+    service_key: Secret | None
+
+    async def caller(self, connection: HTTPConnection) -> Caller:
+        """Raises NotAuthenticated, or RateLimited after too many failures from one address."""
+        internal = connection.headers.get("x-internal-api-key")
+        scheme, _, credential = connection.headers.get("authorization", "").partition(" ")
+        presented = internal if internal is not None else credential.strip() if scheme.lower() == "bearer" else ""
+        if not presented:
+            raise NotAuthenticated(_UNKNOWN, hint=_HINT)
+        if self._is_service(presented):
+            return Caller(None)
+        source = connection.client.host if connection.client else ""
+        identity = await self.tokens.authenticate(presented, source=source)
+        if internal is not None:
+            raise NotAuthenticated(_UNKNOWN, hint="x-internal-api-key takes the service key alone.")
+        return Caller(identity)
+
+    async def token(self, connection: HTTPConnection, *scopes: TokenScope) -> TokenIdentity:
+        """The caller's token with one of the scopes. Raises NotAuthenticated, NotAllowed."""
+        caller = await self.caller(connection)
+        return _with_scope(caller, scopes)
+
+    def _is_service(self, presented: str) -> bool:
+        key = self.service_key
+        return key is not None and hmac.compare_digest(presented.encode(), key.reveal().encode())
+
+
+def _with_scope(caller: Caller, scopes: tuple[TokenScope, ...]) -> TokenIdentity:
+    if caller.token is None:
+        raise NotAllowed("This is for a user's token, not for the service key.", hint="POST /api/tokens makes one.")
+    if not caller.token.scopes.intersection(scopes):
+        wanted = " or ".join(scopes)
+        raise NotAllowed("The token may not do this.", hint=f"It takes a token with the scope {wanted}.")
+    return caller.token
+
+
+Dependency = Callable[[Request], Awaitable[Caller]]
+
+
+def service() -> Dependency:
+    """The platform's backend alone."""
+
+    async def depend(request: Request) -> Caller:
+        caller = await authenticator(request).caller(request)
+        if caller.token is not None:
+            raise NotAllowed("This is for the platform's backend.", hint="It takes the service key.")
+        return caller
+
+    return depend
+
+
+def token(*scopes: TokenScope) -> Dependency:
+    """The holder of a token with one of the scopes; not the service key."""
+
+    async def depend(request: Request) -> Caller:
+        return Caller(await authenticator(request).token(request, *scopes))
+
+    return depend
+
+
+def service_or_token(*scopes: TokenScope) -> Dependency:
+    """The platform's backend, or the holder of a token with one of the scopes."""
+
+    async def depend(request: Request) -> Caller:
+        caller = await authenticator(request).caller(request)
+        return caller if caller.token is None else Caller(_with_scope(caller, scopes))
+
+    return depend
+
+
+def authenticator(request: Request) -> Authenticator:
+    found: Authenticator = request.app.state.serving.authenticator
+    return found

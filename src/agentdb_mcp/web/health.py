@@ -1,0 +1,44 @@
+"""For load balancers and operators: `/healthz`, `/readyz`, `/metrics`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.web.auth import Caller, service
+from agentdb_mcp.web.shapes import Health
+from agentdb_mcp.web.state import State, state
+
+router = APIRouter(tags=["operation"])
+
+Serving = Annotated[State, Depends(state)]
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Whether the process answers at all."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Health}})
+async def readyz(serving: Serving, response: Response) -> Health:
+    """Whether it should get requests: not while it stops, nor while the control database is away."""
+    if serving.stopping:
+        response.status_code = 503
+        return Health(status="stopping")
+    try:
+        async with serving.managed.control.connection() as connection:
+            await connection.execute("SELECT")
+    except AgentDBError:
+        response.status_code = 503
+        return Health(status="unavailable")
+    return Health(status="ok")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(_: Annotated[Caller, Depends(service())]) -> Response:
+    """Prometheus's text format; takes the service key as a bearer token."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

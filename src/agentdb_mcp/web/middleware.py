@@ -1,0 +1,150 @@
+"""What holds for every request before a route sees it: an id, a known host and origin, a bounded body."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentdb_mcp.errors import AgentDBError, Internal, InvalidArgument, NotAllowed, ResultTooLarge
+from agentdb_mcp.logs import get_logger
+from agentdb_mcp.web.errors import error_response
+
+log = get_logger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+# Load balancers ask for these by address.
+_ANY_HOST = frozenset({"/healthz", "/readyz"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIds:
+    """Each request has an id: the caller's `x-request-id`, or one of ours. It is answered, and logged throughout."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        identifier = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope["request_id"] = identifier
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", identifier.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=identifier):
+            try:
+                await self.app(scope, receive, answer)
+            except Exception:
+                log.exception("request failed", path=scope["path"], code=Internal.code)
+                if started:
+                    raise
+                failure = Internal("The server failed; the details are in its log.", hint="Tell its operator the id.")
+                await _refuse(failure, scope, receive, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHosts:
+    """Refuses other Host names, and pages of other origins: a browser must not be led here by somebody's DNS.
+
+    `hosts` may hold `*` for any; a host without a port stands for each of its ports.
+    """
+
+    app: ASGIApp
+    hosts: Sequence[str]
+    origins: Sequence[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _ANY_HOST:
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._is_known(host):
+            await _refuse(NotAllowed("This server does not go by that name.", hint=_HOSTS_HINT), scope, receive, send)
+        elif origin is not None and not self._may_ask(origin, host):
+            await _refuse(NotAllowed("Pages of that origin may not ask.", hint=_ORIGINS_HINT), scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_known(self, host: str) -> bool:
+        return "*" in self.hosts or host in self.hosts or _without_port(host) in self.hosts
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        return origin in self.origins or ("*" not in self.hosts and urlsplit(origin).netloc == host)
+
+
+_HOSTS_HINT = "Whoever runs the server: AGENTDB_ALLOWED_HOSTS lists the names that it is reached by."
+_ORIGINS_HINT = "Whoever runs the server: AGENTDB_ALLOWED_ORIGINS lists the origins that may."
+
+
+def _without_port(host: str) -> str:
+    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedBody:
+    """Refuses a body that is too long, by its header or as it comes."""
+
+    app: ASGIApp
+    max_bytes: int = MAX_BODY_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if (error := self._told(Headers(scope=scope).get("content-length", "0"))) is not None:
+            await _refuse(error, scope, receive, send)
+            return
+        received, exceeded, answered = 0, False, False
+
+        async def bounded() -> Message:
+            nonlocal received, exceeded
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                exceeded = True
+                raise self._too_large()
+            return message
+
+        async def answer(message: Message) -> None:
+            nonlocal answered
+            if exceeded and not answered:  # whatever the application makes of a body that it could not read
+                return
+            answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, bounded, answer)
+        except ResultTooLarge:
+            if answered:
+                raise
+        if exceeded and not answered:
+            await _refuse(self._too_large(), scope, receive, send)
+
+    def _told(self, length: str) -> AgentDBError | None:
+        if not length.isdecimal():
+            return InvalidArgument("content-length is not a number.")
+        return self._too_large() if int(length) > self.max_bytes else None
+
+    def _too_large(self) -> ResultTooLarge:
+        return ResultTooLarge(f"The request is larger than {self.max_bytes:,} bytes.", hint="Send less at once.")
+
+
+async def _refuse(error: AgentDBError, scope: Scope, receive: Receive, send: Send) -> None:
+    await error_response(Request(scope), error)(scope, receive, send)
