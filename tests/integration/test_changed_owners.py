@@ -154,6 +154,7 @@ async def test_the_new_owner_pays_without_a_call_also_when_the_old_ones_account_
     await query(application, old, "SELECT 1", Scope.GLOBAL)
     before = await used(application, old)
     await hand_over(application, control, new)
+    assert await application.managed().lifecycle.begin_to_delete_user(old.user_id or "")
     await application.managed().lifecycle.delete_user(old.user_id or "")
     assert await payer(control, new) == new.user_id
     assert await control.fetchval('SELECT count(*) FROM "user" WHERE id = $1', old.user_id) == 0

@@ -400,7 +400,10 @@ async def test_deleting_a_user_whom_sim_still_has_keeps_the_workspaces_that_sim_
     application = await open_with()
     await register(application, ada)
     await query(application, ada, "CREATE TABLE kept (n int)")
-    await application.managed().lifecycle.delete_user(ada.user_id or "")
+    lifecycle = application.managed().lifecycle
+    assert await lifecycle.begin_to_delete_user(ada.user_id or "")
+    await lifecycle.delete_user(ada.user_id or "")
+    assert not await lifecycle.begin_to_delete_user(ada.user_id or "")
     assert await text_of(sim, ada, Scope.GLOBAL) == "{}"
     bob = Tenant(await sign_up(sim), ada.workspace_id)
     await sim.execute(

@@ -84,11 +84,11 @@ class Lifecycle:
         return await self._begin_to_delete(await self.database(Scope.AGENT, workspace_id))
 
     async def begin_to_delete_user(self, user_id: str) -> bool:
-        """Mark all of the user's databases for removal; whether anything is left to remove."""
-        rows = await self.databases.of_user(user_id)
+        """Mark for removal what `delete_user` removes; whether anything is left to remove."""
+        rows = [row for row in await self.databases.of_user(user_id) if not await self._goes_on(row, user_id)]
         for row in rows:
             await self._begin_to_delete(row)
-        return bool(rows) or await self.identity.has_user(user_id)
+        return bool(rows) or (await self.identity.has_user(user_id) and not await self.identity.is_platforms())
 
     async def _begin_to_delete(self, row: DatabaseRow | None) -> DatabaseRow | None:
         if row is None or row.status is DatabaseStatus.DELETED:
@@ -123,7 +123,7 @@ class Lifecycle:
 
     async def _goes_on(self, row: DatabaseRow, user_id: str) -> bool:
         """Whether its workspace was handed over, or still is there on a platform that may hand it over."""
-        if row.scope is Scope.GLOBAL or row.owner_id is None:
+        if row.scope is Scope.GLOBAL or row.owner_id is None or row.status is DatabaseStatus.DELETING:
             return False
         workspace = await self.identity.workspace(row.owner_id)
         if workspace is None or workspace.archived:
