@@ -168,6 +168,9 @@ def test_a_policy_cannot_be_changed() -> None:
         ("[limits]\nmax_connections = 3", "limits pool_size must not be larger than max_connections"),
         ("[limits]\nmax_connections = 0", "limits.max_connections must be at least 1 (got 0)"),
         ("limits = 1", "limits must be a table (got 1)"),
+        ('[sim]\nvariables = "uri"', "sim.variables must be 'reference' or 'token' (got uri)"),
+        ("[sim]\nvariable = 1", "sim.variable is not a known key (did you mean variables?)"),
+        ("[sim]\narchived_keep_days = -1", "sim.archived_keep_days must be at least 0 (got -1)"),
         ("[tiers]\nfree = -1", "tiers.free must be at least 0 (got -1)"),
         (
             "[budget]\nwarning_percent = 120",

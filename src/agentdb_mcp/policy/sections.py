@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -168,6 +168,17 @@ class Extensions(Section):
     """Extensions that CREATE EXTENSION may name."""
 
     allow: Names
+
+
+class SimRules(Section):
+    """What Sim Studio's variables hold, and for how many days an archived workspace's database is kept.
+
+    Variables never hold a connection string, since Sim shows them to people.
+    """
+
+    variables: Literal["reference", "token"]
+    token_days: Annotated[int, Field(ge=2, le=3650)]
+    archived_keep_days: Annotated[int, Field(ge=0, le=36_500)]
 
 
 class UnknownRule(StrEnum):

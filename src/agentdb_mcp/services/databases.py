@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
 
 from agentdb_mcp.credentials.cipher import Cipher, DecryptionError, looks_encrypted
-from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
+from agentdb_mcp.credentials.references import is_own_reference, is_own_token, is_unresolved
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, NotAllowed
 from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Ownership, Scope, Secret, Tenant
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.flights import Flights
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.provisioning import Provisioning
-from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables, WorkspaceRow
+from agentdb_mcp.services.variables import Variables
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, WorkspaceRow
+from agentdb_mcp.store.identity import is_archived
 
 VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
 # How long a database is used before its row, its owner or its variable is looked at again.
@@ -49,7 +52,8 @@ class Control:
     databases: DatabaseStore
     identity: IdentityStore
     budgets: BudgetStore
-    variables: SimVariables
+    owners: Owners
+    variables: Variables
     provisioning: Provisioning
     # Raises BudgetExceeded for a user whose budget pays for no new database.
     check_payer: Callable[[str], Awaitable[None]]
@@ -154,6 +158,7 @@ class Databases:
             if row is not None and row.status not in _GONE:  # nothing is made for a payer who cannot pay
                 await control.check_payer(user_id)
             row = await control.provisioning.ensure(scope, owner_id)
+            await control.variables.offer(scope, owner_id, user_id)
         return self._managed(row, scope)
 
     def _managed(self, row: DatabaseRow, scope: Scope) -> OpenDatabase:
@@ -171,12 +176,12 @@ class Databases:
 
 
 def plain_url(value: str, name: str, cipher: Cipher | None) -> Secret | None:
-    """The URL in a variable, plain or encrypted; None for a reference, which counts as missing.
+    """The URL in a variable, plain or encrypted; None for a reference or a token, which count as missing.
 
     Raises ConfigurationError that names the variable, never its value.
     """
     value = value.strip()
-    if not value or is_own_reference(value) or is_unresolved(value):
+    if not value or is_own_reference(value) or is_own_token(value) or is_unresolved(value):
         return None
     if looks_encrypted(value):
         try:
@@ -239,20 +244,22 @@ async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) 
 async def _check_owner(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
     workspace = await control.identity.workspace(owner_id) if scope is Scope.AGENT else None
     if workspace is not None:
-        _check_is_owner(workspace, user_id)
+        _check_workspace(workspace, user_id)
 
 
-def _check_is_owner(workspace: WorkspaceRow | None, user_id: str) -> None:
+def _check_workspace(workspace: WorkspaceRow | None, user_id: str) -> None:
     if workspace is None or workspace.owner_id != user_id:
         raise NotAllowed("This workspace belongs to another user.")
+    if workspace.archived:
+        raise is_archived()
 
 
 async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRow:
     """The row if the user may use and pays for it; a workspace that changed hands changes its payer."""
     if row.scope is Scope.GLOBAL or row.status in _GONE:
         return row
-    _check_is_owner(await control.identity.workspace(row.owner_id or ""), user_id)
-    return row if row.user_id == user_id else await control.databases.set_payer(row, user_id)
+    _check_workspace(await control.identity.workspace(row.owner_id or ""), user_id)
+    return row if row.user_id == user_id else await control.owners.hand_over(row, user_id)
 
 
 def _plain(url: Secret, scope: Scope) -> OpenDatabase:

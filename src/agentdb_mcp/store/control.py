@@ -144,7 +144,8 @@ class ControlDatabase:
                     command_timeout=30,
                     statement_cache_size=0,
                     connect=_connect,
-                    server_settings={"application_name": "agentdb-mcp control"},
+                    # Sim's times are UTC and do not say so.
+                    server_settings={"application_name": "agentdb-mcp control", "TimeZone": "UTC"},
                 )
                 await pool
                 try:
