@@ -17,6 +17,7 @@ from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
 from agentdb_mcp.web import databases, errors, health, lifecycle, mcp, system_servers, tokens, usage
 from agentdb_mcp.web.auth import Authenticator
+from agentdb_mcp.web.document import Api, add_page
 from agentdb_mcp.web.middleware import BoundedBody, KnownHosts, RequestIds
 from agentdb_mcp.web.state import State
 
@@ -60,17 +61,20 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
             yield
             serving.background.cancel_scope.cancel()
 
-    app = FastAPI(
+    app = Api(
         title="agentdb-mcp",
         version=__version__,
         description="Postgres databases for AI agents: lifecycle, usage and data. MCP is at /mcp.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # by the Host header, wherever that leads
     )
     app.state.serving = serving
     errors.install(app)
     for module in (lifecycle, usage, tokens, databases, system_servers, health):
         app.include_router(module.router)
+    add_page(app)
     app.router.routes.extend(mcp.routes(application, serving.endpoints))
     app.add_middleware(BoundedBody)
     if options.origins:

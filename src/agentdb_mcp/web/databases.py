@@ -22,27 +22,19 @@ from agentdb_mcp.mcp_server.rendering import as_objects, result_fields
 from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.services.browse import Order
 from agentdb_mcp.services.queries import Answer, waking_notes
+from agentdb_mcp.web.answers import ColumnInfo, DatabaseState, MaskedConnection, Rows, TableInfo, Tables
 from agentdb_mcp.web.auth import Caller, no_such_user, no_such_workspace, service_or_token, token
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.lifecycle import database_state
-from agentdb_mcp.web.shapes import (
-    ColumnInfo,
-    DatabaseState,
-    MaskedConnection,
-    Rows,
-    Sql,
-    TableInfo,
-    TablePage,
-    Tables,
-    UserId,
-    WorkspaceId,
-)
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import Sql, TablePage, UserId, WorkspaceId
 from agentdb_mcp.web.state import State, state
 
 router = APIRouter(
     prefix="/api",
     tags=["databases"],
     responses=responses(ProvisioningFailed, StatementRefused, BudgetExceeded, SqlError, StatementTimeout),
+    route_class=GuardedRoute,
 )
 MASKED = "postgresql://…:…@…/…"
 

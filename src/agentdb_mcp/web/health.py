@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.web.answers import Health
 from agentdb_mcp.web.auth import Caller, service
-from agentdb_mcp.web.shapes import Health
+from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=GuardedRoute)
 
 Serving = Annotated[State, Depends(state)]
 

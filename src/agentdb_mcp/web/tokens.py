@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Path
 
 from agentdb_mcp.errors import NotAllowed
 from agentdb_mcp.models import TokenScope
+from agentdb_mcp.web.answers import Token
 from agentdb_mcp.web.auth import Caller, service_or_token
 from agentdb_mcp.web.errors import responses
-from agentdb_mcp.web.shapes import NewToken, Token
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import NewToken
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(prefix="/api/tokens", tags=["tokens"], responses=responses())
+router = APIRouter(prefix="/api/tokens", tags=["tokens"], responses=responses(), route_class=GuardedRoute)
 
 Admin = Annotated[Caller, Depends(service_or_token(TokenScope.ADMIN))]
 Serving = Annotated[State, Depends(state)]
