@@ -51,15 +51,17 @@ class Authenticator:
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Raises NotAuthenticated, or RateLimited after too many failures from one address."""
-        internal = connection.headers.get("x-internal-api-key")
-        scheme, _, credential = connection.headers.get("authorization", "").partition(" ")
-        presented = internal if internal is not None else credential.strip() if scheme.lower() == "bearer" else ""
+        internal = connection.headers.getlist("x-internal-api-key")
+        authorization = [each.partition(" ") for each in connection.headers.getlist("authorization")]
+        bearer = [credential.strip() for scheme, _, credential in authorization if scheme.lower() == "bearer"]
+        given = {*internal, *bearer}
+        presented = given.pop() if len(given) == 1 else ""  # of several a proxy may have looked at another one
         if not presented:
             raise NotAuthenticated(_UNKNOWN, hint=_HINT)
         if self._is_service(presented):
             return Caller(None)
         identity = await self.tokens.authenticate(presented, source=_source(connection))
-        if internal is not None:
+        if internal:
             raise NotAuthenticated(_UNKNOWN, hint="x-internal-api-key takes the service key alone.")
         return Caller(identity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentdb_mcp.models import TokenScope
 from agentdb_mcp.settings import MAX_ID_LENGTH
@@ -13,8 +13,30 @@ from agentdb_mcp.settings import MAX_ID_LENGTH
 # Postgres's text has no NUL, and nobody's id has control characters.
 _ID = r"^[^\x00-\x1f\x7f]+$"
 _NAME = r"^[^\x00-\x1f\x7f]*$"
-Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=_ID)]
-Name = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\x00]+$")]
+# What is in a path is no part of another one.
+_IN_PATH = r"^[^\x00-\x1f\x7f/]+$"
+MAX_NAME_BYTES = 63
+
+
+def _no_dots(identifier: str) -> str:
+    if identifier in {".", ".."}:
+        raise ValueError("an id is not a place in a path")
+    return identifier
+
+
+def _fits(name: str) -> str:
+    """Postgres would cut it, and find whatever goes by what is left."""
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a name has at most {MAX_NAME_BYTES} bytes")
+    return name
+
+
+Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=_IN_PATH), AfterValidator(_no_dots)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_BYTES, pattern=r"^[^\x00]+$", description="63 bytes at most."),
+    AfterValidator(_fits),
+]
 UserId = Annotated[str, Path(alias="user_id", min_length=1, max_length=MAX_ID_LENGTH, pattern=_ID, examples=["u1"])]
 WorkspaceId = Annotated[
     str, Path(alias="workspace_id", min_length=1, max_length=MAX_ID_LENGTH, pattern=_ID, examples=["w1"])

@@ -24,7 +24,7 @@ TokenId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9
 
 @router.post("", status_code=201)
 async def create_token(given: NewToken, caller: Admin, serving: Serving) -> Token:
-    """Make a token, which is shown this once. A workspace's token reaches that workspace's database alone."""
+    """Make a token, which is shown this once. A workspace's reaches its database and the user's global one."""
     _check(given, caller)
     issued = await serving.managed.tokens.issue(
         given.user_id, given.workspace_id, given.token_scopes(), given.expires_in, given.name
