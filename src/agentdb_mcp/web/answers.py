@@ -1,4 +1,4 @@
-"""What REST answers, each with an example. Money is whole cents, moments are ISO 8601 in UTC."""
+"""What REST answers, each with an example; usage is beside it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from agentdb_mcp.models import BudgetState, Scope, TokenScope
+from agentdb_mcp.models import Scope, TokenScope
 
 
-def _like(*examples: dict[str, Any]) -> ConfigDict:
+def like(*examples: dict[str, Any]) -> ConfigDict:
+    """A model's configuration with examples for the document."""
     return ConfigDict(extra="forbid", json_schema_extra={"examples": list(examples)})
 
 
-def _like_camel(*examples: dict[str, Any]) -> ConfigDict:
+def like_camel(*examples: dict[str, Any]) -> ConfigDict:
     """As the platform's own pages spell fields."""
-    return _like(*examples) | ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    return like(*examples) | ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 _DATABASE = {
@@ -33,7 +34,7 @@ _DATABASE = {
 class DatabaseState(BaseModel):
     """One database: `status` is pending, provisioning, ready, deleting or deleted; none if it was never made."""
 
-    model_config = _like(_DATABASE)
+    model_config = like(_DATABASE)
 
     scope: Scope
     status: Literal["none", "pending", "provisioning", "ready", "deleting", "deleted"]
@@ -47,7 +48,7 @@ class DatabaseState(BaseModel):
 class UserState(BaseModel):
     """The databases that are not deleted."""
 
-    model_config = _like({"user_id": "u1", "databases": [_DATABASE]})
+    model_config = like({"user_id": "u1", "databases": [_DATABASE]})
 
     user_id: str
     databases: list[DatabaseState]
@@ -56,7 +57,7 @@ class UserState(BaseModel):
 class Token(BaseModel):
     """`token` is shown this once."""
 
-    model_config = _like(
+    model_config = like(
         {
             "id": "0b0c5f3e-8f6e-4a53-9f5e-1d6a2b9f4c11",
             "token": "adb_…",
@@ -78,7 +79,7 @@ class Token(BaseModel):
 class MaskedConnection(BaseModel):
     """Never more than this: nobody but the server sees a connection string."""
 
-    model_config = _like({"connection": "postgresql://…:…@…/…", "status": "ready"})
+    model_config = like({"connection": "postgresql://…:…@…/…", "status": "ready"})
 
     connection: str
     status: str
@@ -105,7 +106,7 @@ _COLUMN = {"name": "id", "type": "integer", "nullable": False, "primary_key": Tr
 
 
 class Tables(BaseModel):
-    model_config = _like(
+    model_config = like(
         {
             "tables": [
                 {
@@ -114,7 +115,7 @@ class Tables(BaseModel):
                     "type": "table",
                     "rows": 120,
                     "size_bytes": 16_384,
-                    "comment": None,
+                    "comment": "What was noted.",
                     "columns": [_COLUMN],
                 }
             ],
@@ -135,7 +136,7 @@ class ResultColumn(BaseModel):
 class Rows(BaseModel):
     """As the tool `execute_sql` answers."""
 
-    model_config = _like(
+    model_config = like(
         {
             "columns": [{"name": "id", "type": "int4", "encoding": None}],
             "rows": [[1], [2]],
@@ -160,100 +161,10 @@ class Rows(BaseModel):
     budget_note: str | None = None
 
 
-class Share(BaseModel):
-    """What one database cost; `workspaceId` is there for an agent's."""
-
-    model_config = _like_camel({"type": "agent", "workspaceId": "w1", "name": "Research", "costCents": 12})
-
-    type: Scope
-    workspace_id: str | None = None
-    name: str
-    cost_cents: int
-
-
-class SizedShare(Share):
-    model_config = _like_camel(
-        {"type": "agent", "workspaceId": "w1", "name": "Research", "costCents": 12, "sizeBytes": 8_000_000}
-    )
-
-    size_bytes: int
-
-
-class Budget(BaseModel):
-    """`committedCents` is what stored data will cost until the period ends if it stays as large as it is."""
-
-    model_config = _like_camel()
-
-    tier: str
-    limit_cents: int
-    used_cents: int
-    exceeded: bool
-    state: BudgetState
-    remaining_cents: int
-    committed_cents: int
-
-
-class UsageReport(BaseModel):
-    """A user's month."""
-
-    model_config = _like_camel(
-        {
-            "budget": {
-                "tier": "free",
-                "limitCents": 200,
-                "usedCents": 12,
-                "exceeded": False,
-                "state": "ok",
-                "remainingCents": 188,
-                "committedCents": 1,
-            },
-            "breakdown": [
-                {"type": "global", "name": "global", "costCents": 0, "sizeBytes": 7_500_000},
-                {"type": "agent", "workspaceId": "w1", "name": "Research", "costCents": 12, "sizeBytes": 8_000_000},
-            ],
-            "periodStart": "2026-11-01T00:00:00Z",
-            "periodEnd": "2026-12-01T00:00:00Z",
-        }
-    )
-
-    budget: Budget
-    breakdown: list[SizedShare]
-    period_start: str
-    period_end: str
-
-
-class Day(BaseModel):
-    model_config = _like_camel()
-
-    date: str
-    breakdown: list[Share]
-    cost_cents: int
-
-
-class History(BaseModel):
-    """Days that cost something, in their order."""
-
-    model_config = _like_camel(
-        {
-            "days": [
-                {
-                    "date": "2026-11-02",
-                    "breakdown": [{"type": "agent", "workspaceId": "w1", "name": "Research", "costCents": 12}],
-                    "costCents": 12,
-                }
-            ],
-            "totalCents": 12,
-        }
-    )
-
-    days: list[Day]
-    total_cents: int
-
-
 class SyncResult(BaseModel):
     """`error_percent`: by how much estimates missed the billed compute, negative where they were too low."""
 
-    model_config = _like({"projects": 3, "hours": 12, "error_percent": 1.25})
+    model_config = like({"projects": 3, "hours": 12, "error_percent": 1.25})
 
     projects: int
     hours: int
@@ -263,7 +174,7 @@ class SyncResult(BaseModel):
 class SystemServer(BaseModel):
     """One of the two hidden MCP servers that every workspace has."""
 
-    model_config = _like_camel()
+    model_config = like_camel()
 
     id: str
     name: str
@@ -274,7 +185,7 @@ class SystemServer(BaseModel):
 
 
 class SystemServers(BaseModel):
-    model_config = _like(
+    model_config = like(
         {
             "servers": [
                 {
@@ -295,7 +206,7 @@ class SystemServers(BaseModel):
 class SystemTool(BaseModel):
     """A tool as `tools/list` gives it, with the server that it is of."""
 
-    model_config = _like_camel()
+    model_config = like_camel()
 
     server_id: str
     server_name: str
@@ -308,7 +219,7 @@ class SystemTool(BaseModel):
 
 
 class SystemTools(BaseModel):
-    model_config = _like(
+    model_config = like(
         {
             "tools": [
                 {
@@ -336,7 +247,7 @@ class TextPart(BaseModel):
 class ToolResult(BaseModel):
     """MCP's CallToolResult."""
 
-    model_config = _like_camel(
+    model_config = like_camel(
         {
             "content": [{"type": "text", "text": "1 row"}],
             "structuredContent": {"row_count": 1},
@@ -350,6 +261,6 @@ class ToolResult(BaseModel):
 
 
 class Health(BaseModel):
-    model_config = _like({"status": "ok"})
+    model_config = like({"status": "ok"})
 
     status: Literal["ok", "stopping", "unavailable"]

@@ -10,12 +10,13 @@ from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import DatabaseStatus, Scope, TokenScope
 from agentdb_mcp.services import reports
 from agentdb_mcp.store import DatabaseRow
-from agentdb_mcp.web.answers import DatabaseState, UsageReport, UserState
+from agentdb_mcp.web.answers import DatabaseState, UserState
 from agentdb_mcp.web.auth import Caller, no_such_user, service, service_or_token
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import NewTier, NewUser, NewWorkspace, UserId, WorkspaceId
 from agentdb_mcp.web.state import State, state
+from agentdb_mcp.web.usage_answers import UsageReport
 
 router = APIRouter(prefix="/api", tags=["lifecycle"], responses=responses(ProvisioningFailed), route_class=GuardedRoute)
 

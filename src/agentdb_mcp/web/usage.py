@@ -10,12 +10,13 @@ from fastapi import APIRouter, Depends, Query
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import TokenScope
 from agentdb_mcp.services import reports
-from agentdb_mcp.web.answers import History, SyncResult, UsageReport
+from agentdb_mcp.web.answers import SyncResult
 from agentdb_mcp.web.auth import Caller, no_such_user, service, service_or_token
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import UserId
 from agentdb_mcp.web.state import State, state
+from agentdb_mcp.web.usage_answers import History, UsageReport
 
 router = APIRouter(prefix="/api", tags=["usage"], responses=responses(ProvisioningFailed), route_class=GuardedRoute)
 
