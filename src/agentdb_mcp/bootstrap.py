@@ -22,6 +22,7 @@ from agentdb_mcp.services import (
     Databases,
     Lifecycle,
     Metering,
+    Owners,
     Pausing,
     Provisioning,
     Queries,
@@ -30,6 +31,7 @@ from agentdb_mcp.services import (
     Tiers,
     Tokens,
     Usage,
+    Variables,
     utc_now,
 )
 from agentdb_mcp.services.databases import Control, plain_url
@@ -63,7 +65,8 @@ class Managed:
 
     def reconcile(self, *, settled_s: float = SETTLED_S) -> Reconcile:
         """Raises ConfigurationError where there is no provider to compare with."""
-        return Reconcile(self.lifecycle.provisioning, self._provider(), settled_s)
+        archived_keep_s = self.policy.sim.archived_keep_days * 86_400.0
+        return Reconcile(self.lifecycle.provisioning, self._provider(), settled_s, archived_keep_s)
 
     def sync(self) -> Sync:
         """Raises ConfigurationError where there is no provider to ask."""
@@ -112,10 +115,11 @@ async def open_application(
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
     async with AsyncExitStack() as stack:
-        pools = Pools(PoolSettings(size=policy.limits.pool_size, idle_s=policy.limits.idle_s))
+        limits = policy.limits
+        pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
-            queries = Queries(policy, Databases(urls, cipher, None), pools, None)
+            queries = Queries(policy, Databases(urls, cipher, None, pools.forget), pools, None)
             yield Application(settings, policy, queries)
             return
         register_secret(settings.control_url)
@@ -128,13 +132,20 @@ async def open_application(
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
+        background.start_soon(usage.budgets.keep_telling)
         stack.callback(background.cancel_scope.cancel)
-        provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
-        resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
-        tokens = TokenStore(control)
-        lifecycle = Lifecycle(identity, databases, budgets, tokens, provisioning, policy.tiers)
+        stored_tokens, owners = TokenStore(control), Owners(databases, budgets, usage.tiers)
+        tokens = Tokens(stored_tokens, clock)
+        variables = Variables(SimVariables(control), _sim_cipher(settings), policy.sim, tokens, stored_tokens, clock)
+        limit = policy.limits.connection_limit
+        provisioning = Provisioning(databases, provider, cipher, limit, usage.tiers.settings, variables)
+        lifecycle = Lifecycle(
+            identity, databases, budgets, stored_tokens, provisioning, variables, owners, policy.tiers
+        )
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
-        managed = Managed(control, usage, lifecycle, Tokens(tokens, clock), provider, policy)
+        rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
+        resolver = Databases(urls, cipher, rows, pools.forget)
+        managed = Managed(control, usage, lifecycle, tokens, provider, policy)
         yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
 
 
@@ -193,6 +204,12 @@ def _cipher(settings: Settings) -> Cipher | None:
     if not settings.encryption_keys and not others:
         return None
     return Cipher(settings.encryption_keys, also_decrypt=others)
+
+
+def _sim_cipher(settings: Settings) -> Cipher | None:
+    """For what Sim is to read: with Sim's key and no other."""
+    key = settings.sim_encryption_key
+    return Cipher([key], setting="ENCRYPTION_KEY", also_setting="ENCRYPTION_KEY") if key else None
 
 
 def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:

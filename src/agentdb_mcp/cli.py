@@ -12,6 +12,7 @@ import typer
 from agentdb_mcp.cli_lifecycle import users, workspaces
 from agentdb_mcp.cli_policy import policy
 from agentdb_mcp.cli_running import Json, print_answer, run, settings_of_run
+from agentdb_mcp.cli_tokens import tokens
 from agentdb_mcp.cli_usage import sync, usage
 from agentdb_mcp.errors import AgentDBError, ConfigurationError
 from agentdb_mcp.models import Scope
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(users, name="users")
 app.add_typer(workspaces, name="workspaces")
+app.add_typer(tokens, name="tokens")
 app.add_typer(policy, name="policy")
 
 DataDir = Annotated[Path | None, typer.Option(help="Keep the data here; made when missing.")]
@@ -137,12 +139,16 @@ def demo(as_json: Json = False) -> None:
 
 
 @app.command()
-def up(data_dir: DataDir = None, as_json: Json = False) -> None:
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the HTTP server; 0 is a free one.")] = 8765,
+    as_json: Json = False,
+) -> None:
     """Run the whole product on this machine until SIGTERM."""
     from agentdb_mcp.up import default_data_dir, run_up
 
     settings = settings_of_run()
-    anyio.run(run_up, data_dir or default_data_dir(), settings.pg_bin, as_json)
+    anyio.run(run_up, data_dir or default_data_dir(), port, settings.pg_bin, as_json)
 
 
 @app.command()

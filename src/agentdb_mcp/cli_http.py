@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from agentdb_mcp.cli_running import until_asked
 from agentdb_mcp.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 async def run_http(application: Application, host: str, port: int, *, sessions: bool, answers: Answers) -> None:
     """Serve until SIGTERM; the first line on stderr says where."""
     from agentdb_mcp.web.app import build_app
-    from agentdb_mcp.web.serving import serve, until_asked
+    from agentdb_mcp.web.serving import serve
 
     app = build_app(application, options(application.settings, host, sessions=sessions, answers=answers))
     async with serve(app, host, port) as url:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -46,3 +47,10 @@ def run(work: Callable[[Application], Awaitable[T]], *, migrate: bool = True, qu
 
 def print_answer(fields: dict[str, Any], text: str, as_json: bool) -> None:
     print(json.dumps(fields) if as_json else text)
+
+
+async def until_asked() -> None:
+    """Until SIGTERM or SIGINT."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            return

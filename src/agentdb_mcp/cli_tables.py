@@ -1,11 +1,11 @@
-"""Money as tables: with colours on a terminal, as plain text anywhere else."""
+"""Money and tokens as tables: with colours on a terminal, as plain text anywhere else."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from io import TextIOWrapper
 from itertools import groupby
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.models import BudgetReport, BudgetState, DatabaseCost, DayCost
+from agentdb_mcp.store import TokenRow
 
 BAR = 20
 STYLES = {
@@ -91,6 +92,27 @@ def history_table(days: Sequence[DayCost], since: date, until: date) -> Renderab
             own = each.cost_microcents
             table.add_row("", next(names), _money(own, each.cents), _bar(own, most), end_section=each is found[-1])
     return table
+
+
+def token_table(rows: Sequence[TokenRow], now: datetime) -> RenderableType:
+    """A user's tokens, with their names below their ids."""
+    if not rows:
+        return "No token."
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("token", overflow="fold", min_width=len(rows[0].id))
+    table.add_column("for", overflow="fold")
+    table.add_column("valid (UTC)")
+    table.add_column("last used")
+    for row in rows:
+        what = ", ".join(row.scopes) + (f" in {row.workspace_id}" if row.workspace_id else "")
+        valid = row.ended(now) or (f"until {_minute(row.expires_at)}" if row.expires_at else "until revoked")
+        used = _minute(row.last_used_at) if row.last_used_at else "never"
+        table.add_row(Text.assemble(row.id, "\n", _plain(row.name)) if row.name else row.id, _plain(what), valid, used)
+    return table
+
+
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _table() -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,14 @@ class LocalStack:
     postgres: EmbeddedPostgres
     emulator: Emulator
     encryption_key: Secret
+    service_key: Secret
 
     def environ(self) -> dict[str, str]:
         """Secrets included: for a child process or `load_settings`, never for printing."""
         return {
             "AGENTDB_CONTROL_URL": self.postgres.uri(CONTROL_DATABASE).reveal(),
             "AGENTDB_ENCRYPTION_KEYS": self.encryption_key.reveal(),
+            "AGENTDB_SERVICE_KEY": self.service_key.reveal(),
             "NEON_API_HOST": self.emulator.base_url,
             "NEON_API_KEY": self.emulator.api_key,
             "NEON_ORG_ID": self.emulator.org_id,
@@ -51,17 +53,21 @@ async def local_stack(
     async with embedded_postgres(data_dir, bin_dir=bin_dir) as postgres:
         await create_database(postgres.uri(), CONTROL_DATABASE)
         async with neon_emulator(postgres.uri().reveal(), control=control, behaviour=behaviour) as emulator:
-            yield LocalStack(postgres, emulator, _encryption_key(data_dir))
+            keys = [_kept_secret(data_dir, f"{name}.key", lambda: secrets.token_hex(32)) for name in _KEYS]
+            yield LocalStack(postgres, emulator, *keys)
 
 
-def _encryption_key(data_dir: Path | None) -> Secret:
-    """The data directory's key, made on first use: what is stored must open again tomorrow."""
+_KEYS = ("encryption", "service")
+
+
+def _kept_secret(data_dir: Path | None, name: str, make: Callable[[], str]) -> Secret:
+    """The data directory's secret of that name, made on first use: what is stored must open again tomorrow."""
     if data_dir is None:
-        return Secret(secrets.token_hex(32))
-    file = data_dir / "encryption.key"
+        return Secret(make())
+    file = data_dir / name
     with (
         contextlib.suppress(FileExistsError),
         open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
     ):
-        new.write(secrets.token_hex(32) + "\n")
+        new.write(make() + "\n")
     return Secret(file.read_text().strip())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio
 
 from agentdb_mcp.bootstrap import open_application
-from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable
+from agentdb_mcp.cli_running import until_asked
+from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, NotAuthenticated
 from agentdb_mcp.jobs import Worker, jobs_of
 from agentdb_mcp.local_stack import LocalStack, local_stack
+from agentdb_mcp.models import Secret, TokenScope
+from agentdb_mcp.services import Tokens
 from agentdb_mcp.services.databases import plain_url
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store.jobs import JobStore
@@ -28,8 +30,11 @@ def default_data_dir() -> Path:
     return Path("/var/lib/agentdb-mcp") if os.geteuid() == 0 else Path.home() / ".local/share/agentdb-mcp"
 
 
-async def run_up(data_dir: Path, bin_dir: Path | None, as_json: bool) -> None:
+async def run_up(data_dir: Path, port: int, bin_dir: Path | None, as_json: bool) -> None:
     """Start everything, register the demo user with two workspaces, print how to connect, work until the end."""
+    from agentdb_mcp.web.app import HttpOptions, build_app
+    from agentdb_mcp.web.serving import serve
+
     async with (
         local_stack(data_dir, bin_dir=bin_dir) as stack,
         open_application(load_settings(stack.environ())) as application,
@@ -38,16 +43,37 @@ async def run_up(data_dir: Path, bin_dir: Path | None, as_json: bool) -> None:
         await managed.lifecycle.create_user(USER)
         for workspace_id, name in WORKSPACES.items():
             await managed.lifecycle.create_workspace(workspace_id, USER, name)
+        tokens = {workspace_id: await _token(data_dir, managed.tokens, workspace_id) for workspace_id in WORKSPACES}
         file = _environment_file(data_dir, stack)
-        report: dict[str, Any] = {
-            "data_dir": str(data_dir),
-            "mcpServers": {name: _client(file, name) for name in WORKSPACES},
-        }
-        print(json.dumps(report) if as_json else _words(report), flush=True)
-        async with anyio.create_task_group() as group:
-            group.start_soon(Worker(application, JobStore(managed.control), jobs_of(application), quiet=True).run)
-            await _until_asked()
-            group.cancel_scope.cancel()
+        async with serve(build_app(application, HttpOptions()), "127.0.0.1", port) as url:
+            report: dict[str, Any] = {
+                "data_dir": str(data_dir),
+                "url": url,
+                "mcpServers": {name: _client(file, name) for name in WORKSPACES},
+                "mcpServersOverHttp": {name: _http_client(url, token) for name, token in tokens.items()},
+            }
+            print(json.dumps(report) if as_json else _words(report), flush=True)
+            async with anyio.create_task_group() as group:
+                group.start_soon(Worker(application, JobStore(managed.control), jobs_of(application), quiet=True).run)
+                await until_asked()
+                group.cancel_scope.cancel()
+
+
+async def _token(data_dir: Path, tokens: Tokens, workspace_id: str) -> Secret:
+    """The workspace's token of last time while it is valid, so that what was pasted stays right."""
+    file = data_dir / f"{workspace_id}.token"
+    if file.exists():
+        known = Secret(file.read_text().strip())
+        try:
+            await tokens.authenticate(known.reveal())
+        except NotAuthenticated:
+            pass
+        else:
+            return known
+    issued = await tokens.issue(USER, workspace_id, [TokenScope.MCP, TokenScope.EXPLORER], None, "up")
+    with _private(file) as out:
+        out.write(issued.token.reveal() + "\n")
+    return issued.token
 
 
 async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None) -> None:
@@ -59,7 +85,7 @@ async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None
         async with neon_emulator(url, port=port) as emulator:
             fields = {"base_url": emulator.base_url, "api_key": emulator.api_key, "org_id": emulator.org_id}
             print(json.dumps(fields), flush=True)
-            await _until_asked()
+            await until_asked()
 
     if postgres_url is not None:
         if (url := plain_url(postgres_url, "--pg", None)) is None:
@@ -76,9 +102,18 @@ async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None
 def _environment_file(data_dir: Path, stack: LocalStack) -> Path:
     """Where client configurations find the settings, so that they hold no secret themselves (mode 0600)."""
     file = data_dir / "environment"
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+    with _private(file) as out:
         out.writelines(f"{name}={value}\n" for name, value in stack.environ().items())
     return file
+
+
+def _private(file: Path) -> TextIO:
+    return open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
+
+
+def _http_client(url: str, token: Secret) -> dict[str, object]:
+    """The same over HTTP."""
+    return {"type": "http", "url": f"{url}/mcp", "headers": {"Authorization": f"Bearer {token.reveal()}"}}
 
 
 def _client(file: Path, workspace_id: str) -> dict[str, object]:
@@ -91,14 +126,12 @@ def _client(file: Path, workspace_id: str) -> dict[str, object]:
 
 
 def _words(report: dict[str, Any]) -> str:
+    over_stdio, over_http = (
+        json.dumps({"mcpServers": report[name]}, indent=2) for name in ("mcpServers", "mcpServersOverHttp")
+    )
     return (
         f"Running on {report['data_dir']}; end it with Ctrl-C.\n"
-        "Two agents of one user, for your MCP client's configuration:\n"
-        + json.dumps({"mcpServers": report["mcpServers"]}, indent=2)
+        f"REST is described at {report['url']}/docs; its service key is AGENTDB_SERVICE_KEY in the file below.\n"
+        f"Two agents of one user, for your MCP client's configuration:\n{over_stdio}\n"
+        f"or over HTTP:\n{over_http}"
     )
-
-
-async def _until_asked() -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            return

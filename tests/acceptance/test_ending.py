@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import asyncpg
+import httpx2
 import psutil
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 
 from agentdb_mcp.local_stack import LocalStack
 
@@ -29,6 +32,12 @@ WAYS = [
 SLEEP = "SELECT pg_sleep(60)"
 
 Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def serve(fresh_serve: ServeFactory) -> ServeFactory:
+    """Each starts from nothing."""
+    return fresh_serve
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +166,19 @@ async def use(serve: ServeFactory, entry: dict[str, Any], sql: str) -> Serve:
         return server
 
 
+async def tables_over_http(entry: dict[str, Any]) -> list[str]:
+    """As an MCP client configured so sees them."""
+    async with (
+        httpx2.AsyncClient(headers=entry["headers"]) as client,
+        streamable_http_client(entry["url"], http_client=client) as (reader, writer),
+        ClientSession(reader, writer) as session,
+    ):
+        await session.initialize()
+        answer = await session.call_tool("list_objects", {"schema_name": "public"})
+        assert answer.structured_content is not None
+        return [found["name"] for found in answer.structured_content["objects"]]
+
+
 async def ran_its_jobs(entry: dict[str, Any]) -> bool:
     """Whether a worker completed every job on the control database that a client configuration leads to."""
     lines = (await anyio.Path(entry["env"]["AGENTDB_ENV_FILE"]).read_text()).splitlines()
@@ -173,20 +195,26 @@ async def test_up_prints_clients_that_work_survives_a_kill_and_ends_by_sigterm(
     left_of: Callable[[int], list[str]],
     new_data_dir: Path,
 ) -> None:
-    arguments = ("up", "--data-dir", str(new_data_dir), "--json")
+    arguments = ("up", "--data-dir", str(new_data_dir), "--port", "0", "--json")
     async with start({}, *arguments) as up:
-        clients = (await first_json(up))["mcpServers"]
+        report = await first_json(up)
+        clients = report["mcpServers"]
         assert len(clients) == 2
         name, entry = next(iter(clients.items()))
         await use(serve, entry, "CREATE TABLE survivor (id int)")
+        over_http = report["mcpServersOverHttp"][name]
+        assert await tables_over_http(over_http) == ["survivor"]
         (postgres,) = postgres_of(up.pid)
         directory = data_directory(postgres)
         assert str(new_data_dir) in directory
         up.kill()
         await until(lambda: not running_on(directory) and not left_of(up.pid), within=15)
     async with start({}, *arguments) as up:
-        entry = (await first_json(up))["mcpServers"][name]
+        report = await first_json(up)
+        entry = report["mcpServers"][name]
         await use(serve, entry, "TABLE survivor")
+        assert report["mcpServersOverHttp"][name]["headers"] == over_http["headers"]
+        assert await tables_over_http(report["mcpServersOverHttp"][name]) == ["survivor"]
         await until(lambda: ran_its_jobs(entry))
         up.terminate()
         await until(lambda: up.returncode is not None, within=10)

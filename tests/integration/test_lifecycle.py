@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
-from agentdb_mcp.errors import DatabaseUnavailable, InvalidArgument, NotAllowed, ProvisioningFailed
+from agentdb_mcp.errors import DatabaseUnavailable, InvalidArgument, NotAllowed, NotAuthenticated, ProvisioningFailed
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.models import DatabaseStatus, Scope, Tenant
+from agentdb_mcp.models import DatabaseStatus, Scope, Tenant, TokenScope
 from agentdb_mcp.services import Lifecycle
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import DatabaseRow
@@ -343,3 +343,23 @@ async def test_a_user_deleted_while_a_server_of_theirs_runs_is_a_clear_error_the
         with pytest.raises((DatabaseUnavailable, InvalidArgument)):
             await query(in_use, tenant, Scope.AGENT, "SELECT 1")
     assert await projects(in_use, f"agent-{workspace}") == []
+
+
+async def test_tokens_go_first_also_where_the_platform_keeps_its_rows(
+    application: Application, lifecycle: Lifecycle, control: asyncpg.Connection, user: str, workspace: str
+) -> None:
+    tokens = application.managed().tokens
+    await lifecycle.create_user(user)
+    await lifecycle.create_workspace(workspace, user, "Notes")
+    bound, free = [await tokens.issue(user, each, [TokenScope.MCP], None) for each in (workspace, None)]
+    await control.execute('COMMENT ON TABLE "user" IS NULL; COMMENT ON TABLE workspace IS NULL')
+    try:
+        await lifecycle.delete_workspace(workspace)
+        assert [row.id for row in await tokens.of_user(user)] == [free.id]
+        await lifecycle.delete_user(user)
+    finally:
+        await control.execute("COMMENT ON TABLE \"user\" IS 'agentdb-mcp'; COMMENT ON TABLE workspace IS 'agentdb-mcp'")
+    assert await rows_about(control, user) == {"user": 1, "user_db_budget": 1, "workspace": 1}
+    for each in (bound, free):
+        with pytest.raises(NotAuthenticated):
+            await tokens.authenticate(each.token.reveal())

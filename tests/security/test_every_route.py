@@ -55,6 +55,7 @@ ROUTES: dict[str, frozenset[str]] = {
             ("GET", "", READERS),
             ("GET", "/tables", EXPLORER),
             ("GET", "/connection", EXPLORER),
+            ("GET", "/export", EXPLORER),
             ("POST", "/query", EXPLORER),
             ("POST", "/execute", EXPLORER),
         )
@@ -120,6 +121,8 @@ class Scene:
         params = dict(credential.params)
         if path.startswith("/api/mcp/system-"):
             params["workspaceId"] = ids.workspace_id
+        if path.endswith("/export"):
+            params["table"] = self.table
         headers = {"x-forwarded-for": f"10.{_spread(next(_addresses))}"} | credential.headers
         body = self.body(method, path, ids, sql)
         return await self.http.request(

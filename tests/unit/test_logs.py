@@ -19,6 +19,7 @@ from agentdb_mcp.logs import configure_logging, get_logger, register_secret, scr
 from agentdb_mcp.models import Secret
 
 URL = "postgresql://owner:s3cret-pw@ep-cool.neon.tech:5432/neondb"
+TOKEN = "adb_" + "aB3-_" * 8 + "xyz"
 SEALED = f"{'0a' * 16}:{'1b' * 40}:{'2c' * 16}"
 CREDENTIALS = ("owner", "s3cret-pw", "ep-cool", "1b1b", "bearer-token-1", "registered-value", "hunter2")
 
@@ -54,6 +55,10 @@ def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
         ("postgresql://…@…", "postgresql://…@…"),
         ("GET https://user:pass@api.example/x", "GET https://…@api.example/x"),
         ("redis://:p@ss/w@cache:6379/0", "redis://…@cache:6379/0"),
+        (f"GET /x?token={TOKEN}&y=1", "GET /x?token=…&y=1"),
+        (f"['{TOKEN}', x{TOKEN[:24]}]", "['…', x…]"),
+        (f"Authorization: Bearer {TOKEN}", "Authorization: Bearer …"),
+        ("agentdb_token adb_notes", "agentdb_token adb_notes"),
         ("https://token@host", "https://…@host"),
         ("https://api.example/v2?x=1", "https://api.example/v2?x=1"),
         ("mail bob@example.com", "mail bob@example.com"),

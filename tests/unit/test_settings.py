@@ -243,3 +243,38 @@ def test_settings_show_no_secret() -> None:
     env = {"AGENT_DB_URL": HIDDEN, "AGENTDB_CONTROL_URL": f"postgresql://u:{HIDDEN}@h/db"}
     env |= {"AGENTDB_SERVICE_KEY": HIDDEN, "NEON_API_KEY": HIDDEN}
     assert HIDDEN not in repr(load_settings(env))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AGENTDB_ALLOWED_HOSTS", "db.example.com,*, [::1]:8080"),
+        ("AGENTDB_ALLOWED_ORIGINS", "https://app.example.com , http://localhost:3000"),
+        ("AGENTDB_PUBLIC_URL", "https://agents.example.com/databases/"),
+    ],
+)
+def test_names_and_origins_are_read(name: str, value: str) -> None:
+    settings = load_settings({name: value})
+    read = {
+        "AGENTDB_ALLOWED_HOSTS": settings.allowed_hosts == ("db.example.com", "*", "[::1]:8080"),
+        "AGENTDB_ALLOWED_ORIGINS": settings.allowed_origins == ("https://app.example.com", "http://localhost:3000"),
+        "AGENTDB_PUBLIC_URL": settings.public_url == "https://agents.example.com/databases",
+    }
+    assert read[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AGENTDB_ALLOWED_HOSTS", "https://db.example.com"),
+        ("AGENTDB_ALLOWED_HOSTS", "a b"),
+        ("AGENTDB_ALLOWED_ORIGINS", "app.example.com"),
+        ("AGENTDB_ALLOWED_ORIGINS", "*"),
+        ("AGENTDB_PUBLIC_URL", "agents.example.com"),
+        ("AGENTDB_PUBLIC_URL", "https://me:secret@agents.example.com"),
+    ],
+)
+def test_names_and_origins_of_another_form_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} ") as caught:
+        load_settings({name: value})
+    assert "secret" not in str(caught.value)

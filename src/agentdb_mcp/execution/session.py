@@ -26,6 +26,7 @@ from agentdb_mcp.execution import wire
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import TypeInfo
+from agentdb_mcp.execution.wire import Sink
 from agentdb_mcp.models import Limits, Result
 
 # What DISCARD ALL does, in parts: as a whole it refuses to share a text with the COMMIT.
@@ -55,7 +56,8 @@ class Statement:
 class Call:
     """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
 
-    `begun` is called once the database has answered and the caller's own is about to run.
+    `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
+    passed on as they come, of any number, and none are in the answer.
     """
 
     statements: Sequence[Statement]
@@ -63,6 +65,7 @@ class Call:
     read_only: bool = True
     catalog: bool = False
     begun: Callable[[], None] = lambda: None
+    sink: Sink | None = None
 
 
 class BrokenSession(Exception):
@@ -161,7 +164,7 @@ async def _reset(connection: GuardedConnection, end: str, grace_s: float) -> boo
 
 
 async def _run_statement(
-    connection: asyncpg.Connection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
+    connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:
     started = time.perf_counter()
     result = await wire.run(
@@ -172,6 +175,7 @@ async def _run_statement(
         max_bytes=call.limits.max_bytes,
         stop_early=call.read_only,
         catalog=catalog,
+        sink=call.sink,
     )
     if result.command_tag in TRANSACTION_TAGS or not connection.is_in_transaction():
         raise BrokenSession(

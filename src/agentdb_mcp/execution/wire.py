@@ -8,13 +8,14 @@ own internal interface, hence the pin in pyproject.toml; tests/integration/test_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
 from asyncpg.protocol import protocol as asyncpg_protocol
 
 from agentdb_mcp.errors import InvalidArgument, ResultTooLarge
+from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
 from agentdb_mcp.execution.values import decoder, encode
 from agentdb_mcp.models import Column, Result
@@ -23,6 +24,12 @@ from agentdb_mcp.models import Column, Result
 # the answer's limits.
 PORTION_CELLS = 20_000
 _BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
+
+
+# Rows as they come, with their columns; who takes them also says how fast.
+Sink = Callable[[Sequence[Column], list[list[object]]], Awaitable[None]]
+# A sink gets about this much at a time; far more is a row that is too large to pass on.
+SINK_BYTES, SINK_MAX_BYTES, SINK_FIRST_ROWS = 1_000_000, 64_000_000, 16
 
 
 class _Answer:
@@ -70,7 +77,7 @@ def speak_text(connection: asyncpg.Connection) -> None:
 
 
 async def run(
-    connection: asyncpg.Connection,
+    connection: GuardedConnection,
     sql: str,
     params: Sequence[object],
     *,
@@ -78,8 +85,9 @@ async def run(
     max_bytes: int,
     stop_early: bool,
     catalog: dict[int, TypeInfo],
+    sink: Sink | None = None,
 ) -> Result:
-    """Prepare, bind and execute one text; rows past either limit are left out.
+    """Prepare, bind and execute one text; rows past either limit are left out, or all of them given to the sink.
 
     With `stop_early` Postgres stops making rows past the limit; without it the statement runs to its end, because
     rows that were not made are also functions that did not run.
@@ -93,22 +101,53 @@ async def run(
     oids = {*parameter_oids, *(oid for _, oid in columns)}
     if await _learn_types(connection, oids, catalog):
         statement.mark_unprepared()  # the look-up took the place of the unnamed statement
+    arguments = _encode_all(params, parameter_oids, catalog)
+    infos = [catalog[oid] for _, oid in columns]
+    shown = tuple(
+        Column(name, info.name, _BASE64_TYPES.get(info.name)) for (name, _), info in zip(columns, infos, strict=True)
+    )
+    if sink is not None:
+        return await _pass_on(connection, statement, arguments, shown, _Answer(infos, catalog, _ANY, _ANY), sink)
     portion = max(1, PORTION_CELLS // max(1, len(columns)))
     if stop_early:
         portion = min(portion, max_rows + 1)
-    arguments = _encode_all(params, parameter_oids, catalog)
-    answer = _Answer([catalog[oid] for _, oid in columns], catalog, max_rows, max_bytes)
+    answer = _Answer(infos, catalog, max_rows, max_bytes)
     protocol = connection._protocol
     rows, tag, complete = await protocol.bind_execute(statement, arguments, "", portion, True, None)
     answer.add(rows)
     while not complete and not (stop_early and answer.full):
         rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
         answer.add(rows)
-    shown = tuple(
-        Column(name, info.name, _BASE64_TYPES.get(info.name))
-        for (name, _), info in zip(columns, answer.infos, strict=True)
-    )
     return Result(shown, answer.rows, answer.full, _whole_tag(tag, answer.fetched), 0.0, answer.size)
+
+
+_ANY = 2**62
+
+
+async def _pass_on(
+    connection: GuardedConnection,
+    statement: Any,  # noqa: ANN401  (asyncpg's)
+    arguments: list[str | None],
+    columns: tuple[Column, ...],
+    answer: _Answer,
+    sink: Sink,
+) -> Result:
+    """Every row, in portions of about the same size whatever rows there are: memory does not grow with their number."""
+    protocol = connection._protocol
+    portion, sent = SINK_FIRST_ROWS, 0
+    connection.guard.begin(SINK_MAX_BYTES)
+    rows, tag, complete = await protocol.bind_execute(statement, arguments, "", portion, True, None)
+    while True:
+        answer.add(rows)
+        taken, answer.rows = answer.rows, []
+        await sink(columns, taken)
+        if complete:
+            break
+        size, sent = max(1, answer.size - sent), answer.size
+        portion = min(PORTION_CELLS, max(1, len(taken) * SINK_BYTES // size), 8 * len(taken))
+        connection.guard.begin(SINK_MAX_BYTES)
+        rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
+    return Result(columns, [], False, _whole_tag(tag, answer.fetched), 0.0, answer.size)
 
 
 def _whole_tag(tag: bytes | None, fetched: int) -> str:

@@ -22,6 +22,7 @@ from agentdb_mcp.policy.sections import (
     PriceBook,
     PricesInUse,
     Section,
+    SimRules,
     StatementRules,
     Text,
     versioned,
@@ -42,6 +43,7 @@ class Policy(Section):
     metering: Metering
     limits: LimitRules
     access: Access
+    sim: SimRules
     extensions: Extensions
     statements: StatementRules
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -131,6 +131,7 @@ class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 
     timeout_s: Seconds
+    export_timeout_s: Seconds
     max_rows: Positive
     max_bytes: Positive
     max_sql_bytes: Positive
@@ -138,6 +139,7 @@ class LimitRules(Section):
     max_comment_openers: Annotated[int, Field(ge=0)]
     max_statements: Positive
     pool_size: Positive
+    max_connections: Positive
     connection_limit: Positive
     idle_s: Seconds
     calls_per_window: Annotated[int, Field(ge=0)]
@@ -150,6 +152,8 @@ class LimitRules(Section):
     def _pool_fits(self) -> Self:
         if self.pool_size > self.connection_limit:
             raise ValueError("pool_size must not be larger than connection_limit")
+        if self.pool_size > self.max_connections:
+            raise ValueError("pool_size must not be larger than max_connections")
         return self
 
     def for_call(self) -> Limits:
@@ -164,6 +168,17 @@ class Extensions(Section):
     """Extensions that CREATE EXTENSION may name."""
 
     allow: Names
+
+
+class SimRules(Section):
+    """What Sim Studio's variables hold, and for how many days an archived workspace's database is kept.
+
+    Variables never hold a connection string, since Sim shows them to people.
+    """
+
+    variables: Literal["reference", "token"]
+    token_days: Annotated[int, Field(ge=2, le=3650)]
+    archived_keep_days: Annotated[int, Field(ge=0, le=36_500)]
 
 
 class UnknownRule(StrEnum):

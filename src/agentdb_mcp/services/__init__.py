@@ -5,6 +5,7 @@ from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
@@ -13,6 +14,7 @@ from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
 from agentdb_mcp.services.usage import Usage
+from agentdb_mcp.services.variables import Variables
 
 __all__ = [
     "Answer",
@@ -24,6 +26,7 @@ __all__ = [
     "Lifecycle",
     "Metering",
     "OpenDatabase",
+    "Owners",
     "Pausing",
     "Provisioning",
     "Queries",
@@ -34,5 +37,6 @@ __all__ = [
     "TokenIdentity",
     "Tokens",
     "Usage",
+    "Variables",
     "utc_now",
 ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from agentdb_mcp.execution import Statement, catalog
+from agentdb_mcp.execution import Sink, Statement, catalog
 from agentdb_mcp.models import Result, Scope, Tenant
 from agentdb_mcp.services.queries import Answer, Queries
 
@@ -39,12 +38,17 @@ class Browse:
         order_by: Sequence[Order] = (),
     ) -> Answer:
         """Rows of (schema, table), whose order is the given one, else whatever Postgres finds first."""
-        values: list[Any] = [limit, offset]
         order = ", ".join(f"{identifier(each.column)}{' DESC' if each.descending else ''}" for each in order_by)
-        sql = f"SELECT * FROM {identifier(table[0])}.{identifier(table[1])}"
-        sql += f" ORDER BY {order}" if order else ""
-        statement = Statement(f"{sql} LIMIT $1 OFFSET $2", values)
-        return await self.queries.execute(tenant, scope, [statement], max_rows=limit)
+        sql = f"{_select(table)}{' ORDER BY ' if order else ''}{order} LIMIT $1 OFFSET $2"
+        return await self.queries.execute(tenant, scope, [Statement(sql, [limit, offset])], max_rows=limit)
+
+    async def export(self, tenant: Tenant, scope: Scope, table: tuple[str, str], sink: Sink) -> None:
+        """All rows of (schema, table), as they come."""
+        await self.queries.stream(tenant, scope, Statement(_select(table)), sink)
+
+
+def _select(table: tuple[str, str]) -> str:
+    return f"SELECT * FROM {identifier(table[0])}.{identifier(table[1])}"
 
 
 def identifier(name: str) -> str:

@@ -18,7 +18,7 @@ from agentdb_mcp.errors import (
     StatementRefused,
     StatementTimeout,
 )
-from agentdb_mcp.execution import Call, Pools, Statement
+from agentdb_mcp.execution import Call, Pools, Sink, Statement
 from agentdb_mcp.models import (
     AccessMode,
     BudgetState,
@@ -99,8 +99,7 @@ class Queries:
             if not decision.allowed:
                 raise _refusal(decision, allowance)
             allowance.check(facts)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            call = Call(statements, limits, read_only=decision.read_only)
+            call = Call(statements, allowance.shortened(limits, len(statements)), read_only=decision.read_only)
             try:
                 results = await self._run(tenant, database, call)
             except SqlError as error:
@@ -111,6 +110,23 @@ class Queries:
                     error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
                 raise
         return Answer(results, allowance.note, waking_notes(results))
+
+    async def stream(self, tenant: Tenant, scope: Scope, statement: Statement, sink: Sink) -> None:
+        """Run one statement read-only, and pass its rows on as they come, of any number. Raises AgentDBError.
+
+        What the sink has taken by then was read in one snapshot, but is not all of it.
+        """
+        with self._throttle.call(tenant):
+            facts = await self._classify(statement.sql, 0, [statement])
+            database = await self._databases.open(tenant, scope)
+            limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)
+            async with self._allowance(database, limits.timeout_s) as allowance:
+                decision = self._decide([facts], database, allowance.state, transaction=False)
+                if not decision.allowed:
+                    raise _refusal(decision, allowance)
+                allowance.check([facts])
+                limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds))
+                await self._run(tenant, database, Call([statement], limits, read_only=True, sink=sink))
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
@@ -123,8 +139,8 @@ class Queries:
         async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
             if allowance.state is BudgetState.PAUSED:
                 raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            return await self._run(tenant, database, Call(statements, limits, catalog=True))
+            call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
+            return await self._run(tenant, database, call)
 
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool

@@ -203,11 +203,7 @@ class Tokens:
         """The valid token as the control database has it, remembered if nothing changed meanwhile."""
         began = self._notices, self._epoch, self._listening
         row = await self._store.find_by_hash(token_hash)
-        if (
-            row is None
-            or row.revoked_at is not None
-            or (row.expires_at is not None and row.expires_at <= self._clock())
-        ):
+        if row is None or row.ended(self._clock()):
             self._drop(token_hash)
             return None
         identity = TokenIdentity(row.id, Tenant(row.user_id, row.workspace_id), frozenset(row.scopes), row.expires_at)

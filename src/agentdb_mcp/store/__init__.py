@@ -3,7 +3,7 @@
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
-from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
+from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow, no_such_user
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 from agentdb_mcp.store.tokens import TokenRow, TokenStore
@@ -29,4 +29,5 @@ __all__ = [
     "TokenRow",
     "TokenStore",
     "WorkspaceRow",
+    "no_such_user",
 ]

@@ -6,9 +6,9 @@ Everything runs the way an agent's statement does: same gate, same walls, same b
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from agentdb_mcp.errors import (
     BudgetExceeded,
@@ -17,7 +17,7 @@ from agentdb_mcp.errors import (
     StatementRefused,
     StatementTimeout,
 )
-from agentdb_mcp.execution import Statement
+from agentdb_mcp.execution import Sink, Statement
 from agentdb_mcp.mcp_server.rendering import as_objects, result_fields
 from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.services.browse import Order
@@ -25,9 +25,10 @@ from agentdb_mcp.services.queries import Answer, waking_notes
 from agentdb_mcp.web.answers import ColumnInfo, DatabaseState, MaskedConnection, Rows, TableInfo, Tables
 from agentdb_mcp.web.auth import Caller, no_such_user, no_such_workspace, service_or_token, token
 from agentdb_mcp.web.errors import responses
+from agentdb_mcp.web.exporting import Export
 from agentdb_mcp.web.lifecycle import database_state
 from agentdb_mcp.web.routes import GuardedRoute
-from agentdb_mcp.web.shapes import Sql, TablePage, UserId, WorkspaceId
+from agentdb_mcp.web.shapes import SchemaName, Sql, TableName, TablePage, UserId, WorkspaceId
 from agentdb_mcp.web.state import State, state
 
 router = APIRouter(
@@ -36,6 +37,15 @@ router = APIRouter(
     responses=responses(ProvisioningFailed, StatementRefused, BudgetExceeded, SqlError, StatementTimeout),
     route_class=GuardedRoute,
 )
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/csv": {"example": "id,body\r\n1,first\r\n"},
+            "application/json": {"example": [{"id": 1, "body": "first"}]},
+        },
+        "description": "The file.",
+    }
+}
 MASKED = "postgresql://…:…@…/…"
 
 Serving = Annotated[State, Depends(state)]
@@ -108,6 +118,22 @@ def _add_routes(path: str, used: Callable[..., object], watched: Callable[..., o
         statement = Statement(given.sql, given.params)
         with _throttled(serving, of):
             return _rows(await serving.application.queries.execute(*of, [statement], max_rows=given.max_rows))
+
+    @router.get(f"{path}/export", status_code=200, response_class=Export, responses=_FILE)
+    async def export(
+        of: Annotated[tuple[Tenant, Scope], Depends(used)],
+        serving: Serving,
+        table: TableName,
+        schema: SchemaName = "public",
+        form: Annotated[Literal["csv", "json"], Query(alias="format")] = "csv",
+    ) -> Export:
+        """All rows of a table, streamed as a file."""
+
+        async def read(sink: Sink) -> None:
+            with _throttled(serving, of):
+                await serving.browse.export(*of, (schema, table), sink)
+
+        return Export(table, form, read)
 
     @router.get(f"{path}/connection")
     async def connection(of: Annotated[tuple[Tenant, Scope], Depends(used)], serving: Serving) -> MaskedConnection:

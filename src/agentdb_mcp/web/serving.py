@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -109,13 +108,6 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
             for endpoint in state.endpoints.values():
                 endpoint.end_streams()
             server.should_exit = True
-
-
-async def until_asked() -> None:
-    """Until SIGTERM or SIGINT."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            return
 
 
 def _listen(host: str, port: int) -> socket.socket:

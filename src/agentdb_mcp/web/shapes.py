@@ -37,6 +37,9 @@ Name = Annotated[
     Field(min_length=1, max_length=MAX_NAME_BYTES, pattern=r"^[^\x00]+$", description="63 bytes at most."),
     AfterValidator(_fits),
 ]
+_NAME_IN_QUERY = Query(min_length=1, max_length=MAX_NAME_BYTES, pattern=r"^[^\x00]+$", description="63 bytes at most.")
+TableName = Annotated[str, _NAME_IN_QUERY, AfterValidator(_fits)]
+SchemaName = Annotated[str, _NAME_IN_QUERY, AfterValidator(_fits)]
 UserId = Annotated[str, Path(alias="user_id", min_length=1, max_length=MAX_ID_LENGTH, pattern=_ID, examples=["u1"])]
 WorkspaceId = Annotated[
     str, Path(alias="workspace_id", min_length=1, max_length=MAX_ID_LENGTH, pattern=_ID, examples=["w1"])

@@ -92,6 +92,9 @@ async def test_a_name_that_postgres_would_cut_finds_no_other_table(explorer: htt
     ):
         error = error_of(await explorer.post(f"{base}/query", json=given), 400)
         assert "63 bytes" in error["message"]
+    for name in ("table", "schema"):
+        given = {"table": "notes", name: LETTERS_65_BYTES}
+        assert "63 bytes" in error_of(await explorer.get(f"{base}/export", params=given), 400)["message"]
     await run(explorer, base, f'DROP TABLE "{"é" * 31}"')
 
 
