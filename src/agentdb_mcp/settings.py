@@ -186,13 +186,17 @@ def _list(env: Mapping[str, str], name: str, form: re.Pattern[str], what: str) -
 
 def _networks(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Addresses and networks of a list with commas."""
-    parts = [part.strip() for part in env.get(name, "").split(",") if part.strip()]
+    parts = [_network(part.strip()) for part in env.get(name, "").split(",") if part.strip()]
+    if None in parts:
+        raise ConfigurationError(f"{name} must be a list with commas of addresses and networks such as 10.0.0.0/8")
+    return tuple(part for part in parts if part is not None)
+
+
+def _network(text: str) -> str | None:
     try:
-        return tuple(str(ip_network(part)) if "/" in part else str(ip_address(part)) for part in parts)
+        return str(ip_network(text) if "/" in text else ip_address(text))
     except ValueError:
-        raise ConfigurationError(
-            f"{name} must be a list with commas of addresses and networks such as 10.0.0.0/8"
-        ) from None
+        return None
 
 
 def _encryption_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:

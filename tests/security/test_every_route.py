@@ -14,7 +14,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
-from platform_side import AS_SERVICE, SERVICE_KEY, UNLIMITED, Owner, Platform, client, platform_on
+from platform_side import AS_SERVICE, SERVICE_KEY, UNLIMITED, Owner, Platform, bearer, client, platform_on
 
 from agentdb_mcp.local_stack import local_stack
 from agentdb_mcp.mcp_server.tools import TOOLS
@@ -153,16 +153,16 @@ def _spread(number: int) -> str:
     return f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
 @pytest.fixture(scope="module")
 async def scene(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     policy = tmp_path_factory.mktemp("policy") / "unlimited.toml"
     policy.write_text(UNLIMITED)
     async with local_stack() as stack:
-        environ = stack.environ() | {"AGENTDB_POLICY": str(policy), "AGENTDB_TRUSTED_PROXIES": "127.0.0.1"}
+        environ = stack.environ() | {
+            "AGENTDB_SERVICE_KEY": SERVICE_KEY,
+            "AGENTDB_POLICY": str(policy),
+            "AGENTDB_TRUSTED_PROXIES": "127.0.0.1",
+        }
         async with platform_on(environ) as platform, client(platform.url) as http:
             victim, other = await platform.register(), await platform.register()
             second = Owner(victim.user_id, f"w{secrets.token_hex(6)}")

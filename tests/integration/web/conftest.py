@@ -18,7 +18,7 @@ from agentdb_mcp.providers.neon.limiter import RateLimiter
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from platform_side import UNLIMITED, Platform, platform_on
+from platform_side import SERVICE_KEY, UNLIMITED, Platform, platform_on
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def unhurried() -> AsyncIterator[None]:
 async def environ(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     policy = tmp_path_factory.mktemp("policy") / "unlimited.toml"
     policy.write_text(UNLIMITED)
-    return stack.environ() | {"AGENTDB_POLICY": str(policy)}
+    return stack.environ() | {"AGENTDB_SERVICE_KEY": SERVICE_KEY, "AGENTDB_POLICY": str(policy)}
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,11 @@ class Platform:
     async def register(self) -> Owner:
         owner = fresh()
         given = {"user_id": owner.user_id}
-        assert (await self.http.post("/api/users", json=given)).status_code == 201
+        answer = await self.http.post("/api/users", json=given)
+        assert answer.status_code == 201, answer.text
         given |= {"workspace_id": owner.workspace_id, "name": "Research"}
-        assert (await self.http.post("/api/workspaces", json=given)).status_code == 201
+        answer = await self.http.post("/api/workspaces", json=given)
+        assert answer.status_code == 201, answer.text
         return owner
 
     async def token(self, owner: Owner, *scopes: str, bound: bool = True, **more: Any) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def client(url: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient
 @contextlib.asynccontextmanager
 async def platform_on(environ: dict[str, str], **options: Any) -> AsyncIterator[Platform]:
     """A server of its own; `options` are those of HttpOptions."""
-    settings = load_settings({"AGENTDB_SERVICE_KEY": SERVICE_KEY} | environ)
+    settings = load_settings(environ)
     async with open_application(settings) as application:
         app = build_app(application, HttpOptions(**options))
         async with serve(app, "127.0.0.1", 0) as url, client(url, AS_SERVICE) as http:
@@ -94,6 +96,10 @@ async def eventually(met: Callable[[], Any], *, within_s: float = 30) -> Any:
         while not (found := await met()):
             await anyio.sleep(0.05)
     return found
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 def in_ascii(given: object) -> dict[str, Any]:
