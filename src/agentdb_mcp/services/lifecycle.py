@@ -80,11 +80,13 @@ class Lifecycle:
         return await self.databases.find(scope, project_name(scope, owner_id))
 
     async def begin_to_delete_workspace(self, workspace_id: str) -> DatabaseRow | None:
-        """Mark the workspace's database for removal, which ends its use at once; None if nothing is left to remove."""
+        """End the workspace's tokens and its database's use at once; None if nothing is left to remove."""
+        await self.tokens.delete_of(workspace_id=workspace_id)
         return await self._begin_to_delete(await self.database(Scope.AGENT, workspace_id))
 
     async def begin_to_delete_user(self, user_id: str) -> bool:
-        """Mark for removal what `delete_user` removes; whether anything is left to remove."""
+        """End the user's tokens and mark what `delete_user` removes; whether anything is left to remove."""
+        await self.tokens.delete_of(user_id=user_id)
         rows = [row for row in await self._theirs(user_id) if not await self._goes_on(row, user_id)]
         for row in rows:
             await self._begin_to_delete(row)
