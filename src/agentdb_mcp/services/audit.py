@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import anyio
 
-from agentdb_mcp.errors import AgentDBError, InvalidArgument
+from agentdb_mcp.errors import AgentDBError, InvalidArgument, NotFound
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Scope
 from agentdb_mcp.services.metering import Clock
@@ -77,14 +77,19 @@ class Audit:
             user_id, workspace_id=workspace_id, scope=scope, decision=decision, before=before, limit=limit
         )
 
-    def between(self, user_id: str, since: datetime, until: datetime) -> AsyncIterator[AuditEntry]:
+    def between(
+        self, user_id: str, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[AuditEntry]:
         """What is stored of calls that began at `since` or later and before `until`, the oldest first."""
         return self.store.between(user_id, since, until)
 
     async def verify(self, user_id: str | None = None) -> AsyncIterator[Verified]:
-        """Walk the user's chain, or everybody's, one after the other. Raises DatabaseUnavailable."""
+        """Walk the user's chain, or everybody's, one after the other. Raises NotFound, DatabaseUnavailable."""
         for each in [user_id] if user_id is not None else await self.store.users():
-            yield await self.store.verify(each)
+            verified = await self.store.verify(each)
+            if user_id is not None and not (verified.chain.sequence or verified.broken):
+                raise NotFound(f"The log has nothing of a user {user_id}.")
+            yield verified
 
     async def prune(self) -> int:
         """Delete what is older than `keep_days`; how many entries."""

@@ -94,14 +94,16 @@ class AuditStore:
             )
         return [_entry(row) for row in rows]
 
-    async def between(self, user_id: str, since: datetime, until: datetime) -> AsyncIterator[AuditEntry]:
+    async def between(
+        self, user_id: str, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[AuditEntry]:
         """Of calls that began at `since` or later and before `until`, in the order of the chain, page by page."""
         last = 0
         while True:
             async with self._control.connection() as connection:
                 rows = await connection.fetch(
-                    f"{_SELECT} WHERE user_id = $1 AND sequence > $2 AND at >= $3 AND at < $4"
-                    " ORDER BY sequence LIMIT $5",
+                    f"{_SELECT} WHERE user_id = $1 AND sequence > $2 AND at >= coalesce($3, '-infinity'::timestamptz)"
+                    " AND at < coalesce($4, 'infinity'::timestamptz) ORDER BY sequence LIMIT $5",
                     user_id,
                     last,
                     since,

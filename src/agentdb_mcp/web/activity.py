@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentdb_mcp.models import Scope, TokenScope
 from agentdb_mcp.services.audit import MAX_PAGE
 from agentdb_mcp.services.audit_fields import entry_fields
+from agentdb_mcp.services.origin import Origin, act_as
 from agentdb_mcp.settings import MAX_ID_LENGTH
 from agentdb_mcp.store import AuditDecision
 from agentdb_mcp.web.auth import Caller, no_such_user, service_or_token
@@ -22,6 +23,12 @@ router = APIRouter(prefix="/api", tags=["usage"], responses=responses())
 Reader = Annotated[Caller, Depends(service_or_token(TokenScope.EXPLORER, TokenScope.ADMIN))]
 Serving = Annotated[State, Depends(state)]
 Workspace = Annotated[str | None, Query(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00]+$", examples=["w1"])]
+
+
+def acts(caller: Caller, request: Request) -> None:
+    """Say in the audit log who does what, for the rest of this request."""
+    principal = caller.token.token_id if caller.token else "service"
+    act_as(Origin("rest", principal, request.scope["route"].name))
 
 
 class ActivityEntry(BaseModel):
