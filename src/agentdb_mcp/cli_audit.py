@@ -81,9 +81,7 @@ def export(
     user_id: str,
     since: Annotated[datetime | None, _day("From this day on (UTC); the oldest that is kept unless given.")] = None,
     until: Annotated[datetime | None, _day("Up to this day (UTC); the newest unless given.")] = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="A JSON object a line, or CSV with a header.")
-    ] = Format.JSONL,
+    form: Annotated[Format, typer.Option("--format", help="JSON objects in lines, or CSV.")] = Format.JSONL,
 ) -> None:
     """Write a user's entries to stdout, the oldest first."""
     first = None if since is None else since.replace(tzinfo=UTC)
