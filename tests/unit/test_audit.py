@@ -101,13 +101,13 @@ def noted(audit: Audit) -> list[AuditEntry]:
 
 async def call(audit: Audit, error: BaseException | None, key: bytes = b"") -> AuditEntry:
     """One call that ends so."""
-    with nullcontext() if error is None else pytest.raises(type(error)):
-        with Recorder(audit, key).call(TENANT, Scope.AGENT, [Statement("SELECT 1")]):
-            recording.found(StatementFacts(frozenset({Kind.WRITE, Kind.READ}), certain=True, objects=("b", "a", "b")))
-            recording.reached("d1")
-            recording.gave([Result((), [[1]], False, "SELECT 1", 0.0), Result((), [], False, "INSERT 0 12", 0.0)])
-            if error is not None:
-                raise error
+    ending = nullcontext() if error is None else pytest.raises(type(error))
+    with ending, Recorder(audit, key).call(TENANT, Scope.AGENT, [Statement("SELECT 1")]):
+        recording.found(StatementFacts(frozenset({Kind.WRITE, Kind.READ}), certain=True, objects=("b", "a", "b")))
+        recording.reached("d1")
+        recording.gave([Result((), [[1]], False, "SELECT 1", 0.0), Result((), [], False, "INSERT 0 12", 0.0)])
+        if error is not None:
+            raise error
     return noted(audit)[-1]
 
 
