@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from agentdb_mcp.models import Scope, TokenScope
 from agentdb_mcp.services.audit import MAX_PAGE
@@ -13,12 +13,14 @@ from agentdb_mcp.services.audit_fields import entry_fields
 from agentdb_mcp.services.origin import Origin, act_as
 from agentdb_mcp.settings import MAX_ID_LENGTH
 from agentdb_mcp.store import AuditDecision
+from agentdb_mcp.web.answers import like
 from agentdb_mcp.web.auth import Caller, no_such_user, service_or_token
 from agentdb_mcp.web.errors import responses
+from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import UserId
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(prefix="/api", tags=["usage"], responses=responses())
+router = APIRouter(prefix="/api", tags=["usage"], responses=responses(), route_class=GuardedRoute)
 
 Reader = Annotated[Caller, Depends(service_or_token(TokenScope.EXPLORER, TokenScope.ADMIN))]
 Serving = Annotated[State, Depends(state)]
@@ -31,22 +33,45 @@ def acts(caller: Caller, request: Request) -> None:
     act_as(Origin("rest", principal, request.scope["route"].name))
 
 
+_ENTRY = {
+    "sequence": 7,
+    "at": "2026-11-23T12:00:00.123456Z",
+    "user_id": "u1",
+    "workspace_id": "w1",
+    "scope": "agent",
+    "database_id": "5f1c0f2e-0d3c-4a43-9f0b-2f1f4f0c9a10",
+    "source": "mcp",
+    "principal": "dcd289f3-6a04-4a37-a91c-c8f11f9290c9",
+    "tool": "execute_sql",
+    "kinds": ["read"],
+    "objects": ["public.notes"],
+    "decision": "failed",
+    "code": "sql_error",
+    "sqlstate": "42P01",
+    "duration_ms": 1.4,
+    "rows": 0,
+    "statement_hash": "ab" * 32,
+    "previous_hash": "cd" * 32,
+    "hash": "ef" * 32,
+}
+
+
 class ActivityEntry(BaseModel):
     """One call. `rows` is how many it gave or changed, `code` the error's; nothing of the statement but its hash."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = like(_ENTRY)
 
     sequence: int
-    at: str = Field(description="When it began, ISO 8601 in UTC.", examples=["2026-11-23T12:00:00.123456Z"])
+    at: str = Field(description="When it began, ISO 8601 in UTC.")
     user_id: str
     workspace_id: str | None
     scope: Scope | None
     database_id: str | None
-    source: str = Field(examples=["mcp"])
+    source: str
     principal: str | None = Field(description="A token's id, `service` or `stdio`.")
-    tool: str | None = Field(description="Or the route's name.", examples=["execute_sql"])
-    kinds: list[str] = Field(examples=[["read"]])
-    objects: list[str] = Field(description="Names that the gate found.", examples=[["public.notes"]])
+    tool: str | None = Field(description="Or the route's name.")
+    kinds: list[str]
+    objects: list[str] = Field(description="Names that the gate found.")
     decision: AuditDecision
     code: str | None
     sqlstate: str | None
@@ -60,7 +85,7 @@ class ActivityEntry(BaseModel):
 class Activity(BaseModel):
     """The newest first. `next` is the `before` of the next page, null after the last one."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = like({"entries": [_ENTRY], "next": 7})
 
     entries: list[ActivityEntry]
     next: int | None
