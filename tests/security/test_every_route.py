@@ -106,7 +106,7 @@ class Scene:
         return Ids(self.victim.user_id, self.victim.workspace_id, self.tokens["explorer"]["id"])
 
     async def rows(self) -> dict[str, list[str]]:
-        """Everything in the control database, but for the last use of tokens, meters and logs."""
+        """Everything in the control database, but for when tokens were used and what servers note meanwhile."""
         connection = await asyncpg.connect(self.control_url)
         names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^db_(usage|audit)'"
         found = {}

@@ -24,36 +24,38 @@ router = APIRouter(prefix="/api", tags=["usage"], responses=responses(), route_c
 
 Reader = Annotated[Caller, Depends(service_or_token(TokenScope.EXPLORER, TokenScope.ADMIN))]
 Serving = Annotated[State, Depends(state)]
-Workspace = Annotated[str | None, Query(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00]+$", examples=["w1"])]
-
-
-def acts(caller: Caller, request: Request) -> None:
-    """Say in the audit log who does what, for the rest of this request."""
-    principal = caller.token.token_id if caller.token else "service"
-    act_as(Origin("rest", principal, request.scope["route"].name))
+Workspace = Annotated[
+    str | None, Query(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["w1"])
+]
 
 
 _ENTRY = {
-    "sequence": 7,
+    "sequence": 17,
     "at": "2026-11-23T12:00:00.123456Z",
     "user_id": "u1",
     "workspace_id": "w1",
     "scope": "agent",
-    "database_id": "5f1c0f2e-0d3c-4a43-9f0b-2f1f4f0c9a10",
+    "database_id": "0b0c5f3e-8f6e-4a53-9f5e-1d6a2b9f4c11",
     "source": "mcp",
-    "principal": "dcd289f3-6a04-4a37-a91c-c8f11f9290c9",
+    "principal": "stdio",
     "tool": "execute_sql",
     "kinds": ["read"],
     "objects": ["public.notes"],
     "decision": "failed",
     "code": "sql_error",
     "sqlstate": "42P01",
-    "duration_ms": 1.4,
+    "duration_ms": 3.205,
     "rows": 0,
-    "statement_hash": "ab" * 32,
-    "previous_hash": "cd" * 32,
-    "hash": "ef" * 32,
+    "statement_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "previous_hash": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
+    "hash": "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13",
 }
+
+
+def acts(caller: Caller, request: Request) -> None:
+    """Say in the audit log who does what, for the rest of this request."""
+    principal = caller.token.token_id if caller.token else "service"
+    act_as(Origin("rest", principal, request.scope["route"].name))
 
 
 class ActivityEntry(BaseModel):
@@ -67,7 +69,7 @@ class ActivityEntry(BaseModel):
     workspace_id: str | None
     scope: Scope | None
     database_id: str | None
-    source: str
+    source: str = Field(description="mcp, rest, explorer or cli; audit for what the log says of itself.")
     principal: str | None = Field(description="A token's id, `service` or `stdio`.")
     tool: str | None = Field(description="Or the route's name.")
     kinds: list[str]
@@ -85,7 +87,7 @@ class ActivityEntry(BaseModel):
 class Activity(BaseModel):
     """The newest first. `next` is the `before` of the next page, null after the last one."""
 
-    model_config = like({"entries": [_ENTRY], "next": 7})
+    model_config = like({"entries": [_ENTRY], "next": 17})
 
     entries: list[ActivityEntry]
     next: int | None
