@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Audit,
     Budgets,
     Clock,
     Databases,
@@ -36,9 +38,11 @@ from agentdb_mcp.services import (
 )
 from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.services.reconcile import SETTLED_S
+from agentdb_mcp.services.recording import Recorder
 from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import (
+    AuditStore,
     BudgetStore,
     ControlDatabase,
     DatabaseStore,
@@ -60,6 +64,7 @@ class Managed:
     usage: Usage
     lifecycle: Lifecycle
     tokens: Tokens
+    audit: Audit
     provider: Provider | None
     policy: Policy
 
@@ -129,10 +134,13 @@ async def open_application(
         identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
         usage = _usage(policy, control, databases, budgets, identity, provider, clock)
         stack.push_async_callback(_shielded, usage.budgets.flush)
+        audit = Audit(AuditStore(control), clock, policy.metering.flush_s, policy.audit.keep_days)
+        stack.push_async_callback(_shielded, audit.flush)
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
         background.start_soon(usage.budgets.keep_telling)
+        background.start_soon(audit.keep)
         stack.callback(background.cancel_scope.cancel)
         stored_tokens, owners = TokenStore(control), Owners(databases, budgets, usage.tiers)
         tokens = Tokens(stored_tokens, clock)
@@ -145,8 +153,16 @@ async def open_application(
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, provider, policy)
-        yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
+        managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
+        queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
+        yield Application(settings, policy, queries, managed)
+
+
+def _statement_key(settings: Settings) -> bytes:
+    """What hashes of statements in the audit log are keyed with, the same on every server; empty without a key."""
+    if not settings.encryption_keys:
+        return b""
+    return hashlib.sha256(b"agentdb audit " + settings.encryption_keys[0].reveal().encode()).digest()
 
 
 async def _shielded(close: object) -> None:

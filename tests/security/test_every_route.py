@@ -39,6 +39,7 @@ ROUTES: dict[str, frozenset[str]] = {
     "POST /api/users/{user_id}/period": SERVICE,
     "GET /api/users/{user_id}/usage": READERS,
     "GET /api/users/{user_id}/usage/history": READERS,
+    "GET /api/users/{user_id}/activity": READERS,
     "POST /api/workspaces": SERVICE,
     "DELETE /api/workspaces/{workspace_id}": SERVICE,
     "POST /api/tokens": ADMINS,
@@ -102,9 +103,9 @@ class Scene:
         return Ids(self.victim.user_id, self.victim.workspace_id, self.tokens["explorer"]["id"])
 
     async def rows(self) -> dict[str, list[str]]:
-        """Everything in the control database, but for when tokens were used and what servers meter meanwhile."""
+        """Everything in the control database, but for the last use of tokens, meters and logs."""
         connection = await asyncpg.connect(self.control_url)
-        names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^db_usage'"
+        names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^db_(usage|audit)'"
         found = {}
         for (name,) in await connection.fetch(names):
             sql = f"SELECT (to_jsonb(t) - 'last_used_at')::text FROM \"{name}\" AS t ORDER BY 1"

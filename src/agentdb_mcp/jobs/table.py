@@ -73,6 +73,12 @@ async def prune_tokens(application: Application) -> None:
     await application.managed().tokens.prune()
 
 
+async def prune_audit(application: Application) -> None:
+    """Delete what the policy keeps no longer of the audit log."""
+    deleted = await application.managed().audit.prune()
+    log.info("audit log pruned", entries=deleted)
+
+
 JOBS = (
     Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),
     Job("sync", every_s=900, timeout_s=1800, run=sync, needs_provider=True),
@@ -81,6 +87,7 @@ JOBS = (
     Job("variables", every_s=300, timeout_s=600, run=follow_variables),
     Job("prune-ledger", every_s=86_400, timeout_s=1800, run=prune_ledger),
     Job("prune-tokens", every_s=86_400, timeout_s=600, run=prune_tokens),
+    Job("prune-audit", every_s=86_400, timeout_s=1800, run=prune_audit),
 )
 
 

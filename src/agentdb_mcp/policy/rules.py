@@ -12,6 +12,7 @@ from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.policy.mistakes import explain, unknown
 from agentdb_mcp.policy.sections import (
     Access,
+    AuditRules,
     BudgetThresholds,
     Cents,
     ComputeRules,
@@ -41,6 +42,7 @@ class Policy(Section):
     price_books: Annotated[Mapping[Text, PriceBook], BeforeValidator(versioned), AfterValidator(MappingProxyType)]
     compute: ComputeRules
     metering: Metering
+    audit: AuditRules
     limits: LimitRules
     access: Access
     sim: SimRules

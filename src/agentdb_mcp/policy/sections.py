@@ -127,6 +127,12 @@ class Metering(Section):
     size_sample_s: Seconds
 
 
+class AuditRules(Section):
+    """How long the log of what callers did is kept."""
+
+    keep_days: Annotated[int, Field(ge=1, le=36_500)]
+
+
 class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 

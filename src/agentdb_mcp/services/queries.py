@@ -31,7 +31,9 @@ from agentdb_mcp.models import (
     Tenant,
 )
 from agentdb_mcp.policy import Policy
+from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
 
@@ -58,17 +60,28 @@ class Answer:
 class Queries:
     """Runs agents' statements and our catalog reads on tenants' databases."""
 
-    def __init__(self, policy: Policy, databases: Databases, pools: Pools, spending: Spending | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        databases: Databases,
+        pools: Pools,
+        spending: Spending | None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._policy = policy
         self._databases = databases
         self._pools = pools
         self._spending = spending
+        self._recorder = recorder
         self._text_limits = gate.TextLimits.of(policy.limits)
         self._throttle = Throttle(
             calls_per_window=policy.limits.calls_per_window,
             window_s=policy.limits.window_s,
             concurrent_calls=policy.limits.concurrent_calls,
         )
+        # Readers set the pace of streams: most connections are kept for calls that set their own.
+        most = max(1, policy.limits.max_connections // 4)
+        self._streams = Throttle(calls_per_window=0, window_s=1, concurrent_calls=most)
 
     async def execute(
         self,
@@ -80,7 +93,7 @@ class Queries:
         transaction: bool = False,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing. Raises AgentDBError."""
-        with self._throttle.call(tenant):
+        with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
             return await self._execute(tenant, scope, statements, max_rows, transaction)
 
     async def _execute(
@@ -116,7 +129,11 @@ class Queries:
 
         What the sink has taken by then was read in one snapshot, but is not all of it.
         """
-        with self._throttle.call(tenant):
+        with (
+            recorded(self._recorder, tenant, scope, [statement]),
+            self._streams.call(Tenant()),
+            self._throttle.call(tenant),
+        ):
             facts = await self._classify(statement.sql, 0, [statement])
             database = await self._databases.open(tenant, scope)
             limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)
@@ -130,7 +147,7 @@ class Queries:
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
-        with self._throttle.call(tenant):
+        with recorded(self._recorder, tenant, scope, statements, Kind.READ), self._throttle.call(tenant):
             return await self._catalog(tenant, scope, statements)
 
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
@@ -207,7 +224,7 @@ class Queries:
 
     async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
         try:
-            return await self._pools.run(database.target, call)
+            return recording.gave(await self._pools.run(database.target, call))
         except DatabaseUnavailable:
             self._databases.forget(tenant, database.scope)
             raise
@@ -219,8 +236,8 @@ class Queries:
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:
             if len(sql) <= PARSE_INLINE_MAX:
-                return gate.classify(sql, self._text_limits)
-            return await anyio.to_thread.run_sync(gate.classify, sql, self._text_limits)
+                return recording.found(gate.classify(sql, self._text_limits))
+            return recording.found(await anyio.to_thread.run_sync(gate.classify, sql, self._text_limits))
         except AgentDBError as error:
             if len(statements) > 1:
                 error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
@@ -229,6 +246,7 @@ class Queries:
     @asynccontextmanager
     async def _allowance(self, database: OpenDatabase, wanted_s: float) -> AsyncIterator[Allowance]:
         """What whoever pays for the database has left for a call."""
+        recording.reached(database.row_id)
         counted = metered(database)
         if self._spending is None or counted is None:
             yield Allowance(BudgetState.OK, wanted_s)

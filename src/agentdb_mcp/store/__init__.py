@@ -1,5 +1,7 @@
 """The control database: the platform's own Postgres with our tables. One file a table."""
 
+from agentdb_mcp.store.audit import AuditStore
+from agentdb_mcp.store.audit_chain import AuditDecision, AuditEntry, Broken, Chain, Verified
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
@@ -9,9 +11,14 @@ from agentdb_mcp.store.sim_variables import SimVariables
 from agentdb_mcp.store.tokens import TokenRow, TokenStore
 
 __all__ = [
+    "AuditDecision",
+    "AuditEntry",
+    "AuditStore",
     "BilledDatabase",
+    "Broken",
     "BudgetRow",
     "BudgetStore",
+    "Chain",
     "Claim",
     "ControlDatabase",
     "DatabaseRow",
@@ -28,6 +35,7 @@ __all__ = [
     "SimVariables",
     "TokenRow",
     "TokenStore",
+    "Verified",
     "WorkspaceRow",
     "no_such_user",
 ]
