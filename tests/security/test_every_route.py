@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import secrets
@@ -14,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
-from platform_side import AS_SERVICE, SERVICE_KEY, UNLIMITED, Owner, Platform, bearer, client, platform_on
+from platform_side import AS_SERVICE, SERVICE_KEY, UNLIMITED, Owner, Platform, bearer, client, from_afar, platform_on
 
 from agentdb_mcp.local_stack import local_stack
 from agentdb_mcp.mcp_server.tools import TOOLS
@@ -67,8 +66,6 @@ REFUSED = {401, 403, 404}
 # Whoever's token it is: what is not the caller's own is gone already.
 SILENT = {"DELETE /api/tokens/{token_id}"}
 HARM = "CREATE TABLE intruder (i int)"
-# Requests of one address are one source of guesses; the tests come by way of a proxy that says otherwise.
-_addresses = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,7 @@ class Scene:
             params["workspaceId"] = ids.workspace_id
         if path.endswith("/export"):
             params["table"] = self.table
-        headers = {"x-forwarded-for": f"10.{_spread(next(_addresses))}"} | credential.headers
+        headers = from_afar() | credential.headers
         body = self.body(method, path, ids, sql)
         return await self.http.request(
             method, path.format(**known), params=params, headers=headers, json=body if body else None
@@ -148,10 +145,6 @@ class Scene:
         if "toolName" in body:
             body["arguments"] = {"sql": sql}
         return body
-
-
-def _spread(number: int) -> str:
-    return f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 @pytest.fixture(scope="module")
@@ -367,8 +360,7 @@ def mcp_headers() -> dict[str, str]:
     return {
         "accept": "application/json, text/event-stream",
         "mcp-protocol-version": "2025-06-18",
-        "x-forwarded-for": f"10.{_spread(next(_addresses))}",
-    }
+    } | from_afar()
 
 
 async def test_mcp_with_every_tool_is_for_tokens_of_its_scope_alone(scene: Scene, nobodys: list[Credential]) -> None:

@@ -39,7 +39,11 @@ def unhurried() -> AsyncIterator[None]:
 async def environ(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     policy = tmp_path_factory.mktemp("policy") / "unlimited.toml"
     policy.write_text(UNLIMITED)
-    return stack.environ() | {"AGENTDB_SERVICE_KEY": SERVICE_KEY, "AGENTDB_POLICY": str(policy)}
+    return stack.environ() | {
+        "AGENTDB_SERVICE_KEY": SERVICE_KEY,
+        "AGENTDB_POLICY": str(policy),
+        "AGENTDB_TRUSTED_PROXIES": "127.0.0.1",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from agentdb_mcp.web.serving import serve
 SERVICE_KEY = "service-key-0123456789-abcdef"
 AS_SERVICE = {"Authorization": f"Bearer {SERVICE_KEY}"}
 UNLIMITED = 'name = "unlimited"\n[limits]\nexplorer_calls_per_window = 0\n'
+_addresses = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,14 @@ def fresh() -> Owner:
 
 
 def client(url: str, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
+    """Of an address of its own, so that nobody is taken for a guesser because of somebody else's guesses."""
+    return httpx.AsyncClient(base_url=url, headers=from_afar() | (headers or {}), timeout=60)
+
+
+def from_afar() -> dict[str, str]:
+    """What the proxy on this machine says of a client that nobody has seen yet."""
+    number = next(_addresses)
+    return {"x-forwarded-for": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"}
 
 
 @contextlib.asynccontextmanager

@@ -263,7 +263,7 @@ async def test_credentials_that_are_there_twice_are_none(platform: Platform, own
 
 
 async def test_guesses_are_counted_by_the_address_that_they_come_from(environ: dict[str, str]) -> None:
-    async with platform_on(environ) as platform:
+    async with platform_on(environ | {"AGENTDB_TRUSTED_PROXIES": ""}) as platform:
         owner = await platform.register()
         async with platform.holder(owner) as known, client(platform.url) as guesser:
             assert (await known.get(owner.agent)).status_code == 200
