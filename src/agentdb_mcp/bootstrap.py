@@ -230,9 +230,6 @@ def _sim_cipher(settings: Settings) -> Cipher | None:
 
 def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:
     """Whether a stdio server has anything to serve. Raises ConfigurationError naming what is missing."""
-    cipher = _cipher(settings)
-    given = {"AGENT_DB_URL": settings.agent_db_url, "GLOBAL_DB_URL": settings.global_db_url}
-    urls = [url for name, value in given.items() if value and (url := plain_url(value.reveal(), name, cipher))]
     if settings.control_url is not None:
         if settings.user_id is None:
             raise ConfigurationError(
@@ -240,9 +237,25 @@ def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:
             )
         if settings.workspace_id is None and fixed_scope is Scope.AGENT:
             raise ConfigurationError("AGENTDB_WORKSPACE_ID is missing.", hint="`--scope agent` serves one workspace.")
-    elif not urls:
+    elif not _given_urls(settings):
         raise ConfigurationError(
             "There is no database to serve: AGENT_DB_URL and GLOBAL_DB_URL are missing or unresolved.",
             hint="Set one of them to a postgresql:// URL, or AGENTDB_CONTROL_URL, AGENTDB_USER_ID and"
             " AGENTDB_WORKSPACE_ID to have databases made on first use.",
         )
+
+
+def check_many_tenants(settings: Settings) -> None:
+    """Raises ConfigurationError where the environment names a database, which every tenant would get as its own."""
+    for name in _given_urls(settings):
+        raise ConfigurationError(
+            f"{name} names one tenant's database, and over HTTP there are many tenants.",
+            hint=f"Leave {name} out, or serve that tenant over stdio.",
+        )
+
+
+def _given_urls(settings: Settings) -> list[str]:
+    """Which variables of the environment name a database."""
+    cipher = _cipher(settings)
+    given = {"AGENT_DB_URL": settings.agent_db_url, "GLOBAL_DB_URL": settings.global_db_url}
+    return [name for name, value in given.items() if value and plain_url(value.reveal(), name, cipher)]

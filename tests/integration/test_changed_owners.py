@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
-from agentdb_mcp.errors import BudgetExceeded, NotAllowed
+from agentdb_mcp.errors import BudgetExceeded, DatabaseUnavailable, NotAllowed
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.jobs.table import follow_owners, reconcile
 from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.settings import load_settings
+from agentdb_mcp.store.control import create_database
 
 Opener = Callable[[], Awaitable[Application]]
 
@@ -92,6 +93,27 @@ async def test_the_old_user_is_refused_although_the_database_was_open_in_this_pr
     assert await query(application, new, "SELECT count(*) FROM kept") == [[0]]
     with pytest.raises(NotAllowed):
         await application.queries.catalog(old, Scope.AGENT, [Statement("SELECT 1")])
+
+
+async def test_who_was_refused_is_refused_also_while_the_control_database_is_away(
+    stack: LocalStack, old: Tenant, new: Tenant, never_fresh: None
+) -> None:
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(stack.postgres.uri(), name)
+    superuser = await asyncpg.connect(stack.postgres.uri().reveal())
+    own = await asyncpg.connect((uri := stack.postgres.uri(name)).reveal())
+    async with open_application(load_settings(stack.environ() | {"AGENTDB_CONTROL_URL": uri.reveal()})) as application:
+        await query(application, old, "CREATE TABLE kept (n int)")
+        await hand_over(application, own, new)
+        with pytest.raises(NotAllowed):
+            await query(application, old, "SELECT * FROM kept")
+        assert await query(application, new, "SELECT * FROM kept") == []
+        await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await superuser.fetch("SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE datname = $1", name)
+        with pytest.raises(DatabaseUnavailable, match="control database"):
+            await query(application, old, "SELECT * FROM kept")
+        assert await query(application, new, "SELECT * FROM kept") == []
+    await superuser.close()
 
 
 async def test_the_old_user_is_refused_in_a_process_that_starts_afterwards(

@@ -16,11 +16,13 @@ from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.costs import SpanMeter
 from agentdb_mcp.errors import BudgetExceeded, DatabaseUnavailable
 from agentdb_mcp.execution import Statement
+from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.models import Quantities, Scope, Secret, Tenant
 from agentdb_mcp.services import Databases, Metering, budgets
 from agentdb_mcp.services.databases import REMEMBERED
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import ControlDatabase, LedgerStore, SettledHour
+from agentdb_mcp.store.control import create_database
 
 MANY = 5_500
 HOUR = timedelta(hours=1)
@@ -119,6 +121,34 @@ async def test_accounts_are_kept_of_the_users_that_came_last_and_of_those_whose_
             kept._forget_idle()
             assert list(kept._accounts) == [users[0], *users[-3:], users[7]]
         assert len(kept._reading) == 0
+
+
+async def test_a_user_who_is_forgotten_while_the_control_database_does_not_answer_is_served_all_the_same(
+    stack: LocalStack, environ: dict[str, str], slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"control_{secrets.token_hex(6)}"
+    await create_database(stack.postgres.uri(), name)
+    superuser = await asyncpg.connect(stack.postgres.uri().reveal())
+    own = environ | {"AGENTDB_POLICY": slow, "AGENTDB_CONTROL_URL": stack.postgres.uri(name).reveal()}
+    async with open_application(load_settings(own)) as application:
+        managed, user = application.managed(), "u1"
+        await managed.lifecycle.identity.ensure_user(user)
+        kept = managed.usage.budgets
+        bill = await kept.bill(user)
+        await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await superuser.fetch("SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE datname = $1", name)
+        kept._accounts[user].read_at = None
+        monkeypatch.setattr(budgets, "MOST_ACCOUNTS", 0)
+        async with anyio.create_task_group() as group:
+
+            async def forget() -> None:
+                while not kept.metering._storing.locked():  # it has begun to read
+                    await anyio.lowlevel.checkpoint()
+                kept._forget_idle()
+
+            group.start_soon(forget)
+            assert await kept.bill(user) == bill
+    await superuser.close()
 
 
 async def test_a_round_reads_some_users_again_and_those_first_that_were_read_longest_ago(

@@ -99,3 +99,15 @@ async def test_a_reader_that_goes_away_ends_the_statement(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%left_behind%' AND pid <> pg_backend_pid()"
         ):
             await anyio.sleep(0.02)
+
+
+async def test_rows_may_become_a_thousand_times_larger_on_the_way(pools: Pools, agent_database: DatabaseTarget) -> None:
+    count = 0
+
+    async def sink(_: Sequence[Column], rows: list[list[object]]) -> None:
+        nonlocal count
+        count += len(rows)
+
+    sql = "SELECT repeat('x', CASE WHEN i <= 20000 THEN 10 ELSE 20000 END) FROM generate_series(1, 25000) AS i"
+    await stream(pools, agent_database, sql, sink)
+    assert count == 25_000

@@ -100,7 +100,7 @@ async def test_a_caller_who_went_away_makes_room_for_the_next(open_with: Opener)
 
 
 async def test_slow_readers_of_streams_leave_most_connections_to_calls(open_with: Opener) -> None:
-    application = await open_with("max_connections = 8\npool_size = 4")
+    application = await open_with("max_connections = 8\npool_size = 8")
     reading, read_on = [anyio.Event(), anyio.Event()], anyio.Event()
 
     async def read(number: int) -> None:
@@ -120,3 +120,24 @@ async def test_slow_readers_of_streams_leave_most_connections_to_calls(open_with
         assert await query(application, BOB, "SELECT 1") == [[1]]
         read_on.set()
     await read(0)
+
+
+async def test_a_users_slow_exports_leave_connections_to_the_users_agents(open_with: Opener) -> None:
+    application = await open_with("pool_size = 4")
+    read_on = anyio.Event()
+
+    async def read(reading: anyio.Event) -> None:
+        async def sink(_columns: object, _rows: object) -> None:
+            reading.set()
+            await read_on.wait()
+
+        await application.queries.stream(ADA, Scope.AGENT, Statement("SELECT generate_series(1, 100)"), sink)
+
+    async with anyio.create_task_group() as readers:
+        for reading in (anyio.Event(), anyio.Event()):
+            readers.start_soon(read, reading)
+            await reading.wait()
+        with anyio.fail_after(20), pytest.raises(RateLimited):
+            await read(anyio.Event())
+        assert await query(application, ADA, "SELECT 1") == [[1]]
+        read_on.set()

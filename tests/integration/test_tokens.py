@@ -609,6 +609,20 @@ async def test_the_latest_use_of_all_servers_is_kept(servers: list[Process], use
     assert await last_used(servers[0], user) == [latest]
 
 
+async def test_a_last_use_whose_storing_is_cancelled_is_stored_later(
+    process: Process, user: str, clock: Clock, admin: asyncpg.Connection
+) -> None:
+    token = await process.tokens.issue(user, None, MCP, None)
+    assert await process.accepts(token)
+    async with admin.transaction():
+        await admin.execute("SELECT FROM agentdb_token WHERE id = $1 FOR UPDATE", token.id)
+        with anyio.move_on_after(0.2) as storing:
+            await process.tokens.flush()
+        assert storing.cancelled_caught
+    await process.tokens.flush()
+    assert await last_used(process, user) == [clock.now]
+
+
 async def test_use_that_cannot_be_stored_now_is_stored_later(
     process: Process, user: str, clock: Clock, superuser: asyncpg.Connection, uri: Secret
 ) -> None:

@@ -28,8 +28,9 @@ _BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
 
 # Rows as they come, with their columns; who takes them also says how fast.
 Sink = Callable[[Sequence[Column], list[list[object]]], Awaitable[None]]
-# A sink gets about this much at a time; far more is a row that is too large to pass on.
-SINK_BYTES, SINK_MAX_BYTES, SINK_FIRST_ROWS = 1_000_000, 64_000_000, 16
+# A sink gets about this much at a time; far more is too large to pass on. How many rows that is, the rows before them
+# tell: a thousand that turn out larger still fit, up to 64 KB each.
+SINK_BYTES, SINK_MAX_BYTES, SINK_FIRST_ROWS, SINK_MAX_ROWS = 1_000_000, 64_000_000, 16, 1000
 
 
 class _Answer:
@@ -144,7 +145,7 @@ async def _pass_on(
         if complete:
             break
         size, sent = max(1, answer.size - sent), answer.size
-        portion = min(PORTION_CELLS, max(1, len(taken) * SINK_BYTES // size), 8 * len(taken))
+        portion = min(SINK_MAX_ROWS, max(1, len(taken) * SINK_BYTES // size), 8 * len(taken))
         connection.guard.begin(SINK_MAX_BYTES)
         rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
     return Result(columns, [], False, _whole_tag(tag, answer.fetched), 0.0, answer.size)

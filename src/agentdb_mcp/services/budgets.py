@@ -203,6 +203,7 @@ class Budgets:
                         raise
                     log.warning("budget not refreshed", code=error.code)
                     account.read_at = self._clock()
+                    self._accounts.setdefault(user_id, account)  # forgotten meanwhile
         return self._used(user_id)
 
     def _used(self, user_id: str) -> Account:

@@ -114,6 +114,9 @@ class Databases:
         """Resolve; what is known already outlives a control database that is away."""
         try:
             found = await self._resolve(tenant, scope)
+        except NotAllowed:  # nothing is known any more that an outage could bring back
+            self._known.pop((tenant, scope), None)
+            raise
         except DatabaseUnavailable as error:
             if known is None:
                 raise

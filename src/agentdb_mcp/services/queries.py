@@ -79,9 +79,10 @@ class Queries:
             window_s=policy.limits.window_s,
             concurrent_calls=policy.limits.concurrent_calls,
         )
-        # Readers set the pace of streams: most connections are kept for calls that set their own.
-        most = max(1, policy.limits.max_connections // 4)
+        # Readers set the pace of streams: other calls keep most connections, and half of any one database's.
+        most, of_user = max(1, policy.limits.max_connections // 4), max(1, policy.limits.pool_size // 2)
         self._streams = Throttle(calls_per_window=0, window_s=1, concurrent_calls=most)
+        self._streams_of_user = Throttle(calls_per_window=0, window_s=1, concurrent_calls=of_user)
 
     async def execute(
         self,
@@ -131,6 +132,7 @@ class Queries:
         """
         with (
             recorded(self._recorder, tenant, scope, [statement]),
+            self._streams_of_user.call(Tenant(tenant.user_id)),
             self._streams.call(Tenant()),
             self._throttle.call(tenant),
         ):

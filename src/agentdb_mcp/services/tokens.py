@@ -269,8 +269,10 @@ class Tokens:
         used, self._used = self._used, {}
         try:
             await self._store.note_used(used)
+            used = {}
         except AgentDBError as error:
             log.warning("last use of tokens not stored yet", code=error.code)
+        finally:
             self._used = used | self._used
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from agentdb_mcp import __version__
-from agentdb_mcp.bootstrap import Application
+from agentdb_mcp.bootstrap import Application, check_many_tenants
 from agentdb_mcp.mcp_server.http import Answers
 from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
@@ -41,7 +41,8 @@ class HttpOptions:
 
 
 def build_app(application: Application, options: HttpOptions) -> FastAPI:
-    """Raises ConfigurationError where there is no control database: HTTP serves many tenants."""
+    """Raises ConfigurationError without a control database, or with one tenant's own: HTTP serves many tenants."""
+    check_many_tenants(application.settings)
     managed = application.managed()
     limits = application.policy.limits
     serving = State(

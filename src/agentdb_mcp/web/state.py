@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 from fastapi import Request
 
 from agentdb_mcp.bootstrap import Application, Managed
-from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.errors import AgentDBError, Internal
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.mcp_server.http import McpEndpoint
 from agentdb_mcp.services import Browse
@@ -47,6 +47,8 @@ async def _log_failure(work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except AgentDBError as error:
         log.warning("background work failed", code=error.code)
+    except Exception:  # a mistake of ours, which must not end what else the server does
+        log.exception("background work failed", code=Internal.code)
 
 
 def state(request: Request) -> State:

@@ -14,8 +14,12 @@ import httpx
 import pytest
 from platform_side import AS_SERVICE, SERVICE_KEY, Owner, Platform, client, error_of, eventually, fresh, platform_on
 
+from agentdb_mcp.bootstrap import open_application
+from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.local_stack import LocalStack
+from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store.control import create_database
+from agentdb_mcp.web.app import HttpOptions, build_app
 
 FRIEND = "https://app.example.com"
 LARGE = 4 * 1024 * 1024
@@ -313,6 +317,36 @@ async def test_health_is_everybodys_and_metrics_are_the_platforms(platform: Plat
     metrics = await platform.http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "python_info" in metrics.text
+
+
+@pytest.mark.parametrize("name", ["AGENT_DB_URL", "GLOBAL_DB_URL"])
+async def test_one_tenants_url_is_not_served_to_all(environ: dict[str, str], stack: LocalStack, name: str) -> None:
+    url = stack.postgres.uri().reveal()
+    async with open_application(load_settings(environ | {name: url})) as application:
+        with pytest.raises(ConfigurationError, match=name) as refused:
+            build_app(application, HttpOptions())
+        assert url not in f"{refused.value.as_dict()}"
+    for missing in ("${" + name + "}", "agentdb://agent"):
+        async with open_application(load_settings(environ | {name: missing})) as application:
+            build_app(application, HttpOptions())
+
+
+async def test_a_mistake_in_the_background_ends_nothing_else(
+    environ: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = anyio.Event()
+
+    async def work() -> None:
+        failed.set()
+        raise TypeError("a mistake of ours")
+
+    async with platform_on(environ) as platform, platform.holder(await platform.register(), "mcp") as holder:
+        platform.app.state.serving.begin(work)
+        await failed.wait()
+        question = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+        answer = await holder.post("/mcp", json=question, headers={"accept": "application/json, text/event-stream"})
+        assert answer.status_code == 200, answer.text
+    assert "background work failed" in caplog.text
 
 
 async def test_a_server_whose_control_database_is_away_says_that_it_is_not_ready(
