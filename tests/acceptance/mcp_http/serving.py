@@ -43,7 +43,7 @@ class Holder:
     """Whoever holds a token of one workspace."""
 
     user_id: str
-    workspace_id: str
+    workspace_id: str | None
     token: str
     token_id: str
 
@@ -80,7 +80,7 @@ class HttpServer:
         await self.post("/api/workspaces", {"workspace_id": workspace_id, "user_id": user_id, "name": "Agent"})
         return await self.token(user_id, workspace_id, **more)
 
-    async def token(self, user_id: str, workspace_id: str, **more: Any) -> Holder:
+    async def token(self, user_id: str, workspace_id: str | None, **more: Any) -> Holder:
         made = await self.post(
             "/api/tokens", {"user_id": user_id, "workspace_id": workspace_id, "scopes": ["mcp"]} | more
         )
