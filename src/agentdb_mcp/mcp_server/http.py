@@ -14,12 +14,15 @@ import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from agentdb_mcp.mcp_server.http_sessions import IDLE_S, HeldSessions
 from agentdb_mcp.mcp_server.server import build_server
 from agentdb_mcp.mcp_server.tools import Operations
 from agentdb_mcp.models import Scope
@@ -54,8 +57,12 @@ class McpEndpoint:
     def __init__(self, limits: LimitRules, fixed_scope: Scope | None, *, sessions: bool, answers: Answers) -> None:
         self._sessions = sessions
         self._manager = StreamableHTTPSessionManager(
-            build_server(_of_request, limits, fixed_scope), json_response=answers == "json", stateless=not sessions
+            build_server(_of_request, limits, fixed_scope),
+            json_response=answers == "json",
+            stateless=not sessions,
+            session_idle_timeout=IDLE_S,
         )
+        self._held = HeldSessions()
         self._streams: set[anyio.CancelScope] = set()
 
     @asynccontextmanager
@@ -79,15 +86,39 @@ class McpEndpoint:
         if scope["method"] == "GET":
             await self._listen(scope, receive, send)
         else:
-            await _until_gone(self._manager.handle_request, call, scope, receive, send)
+            await _until_gone(self._answer, call, scope, receive, send)
 
     async def _listen(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         with anyio.CancelScope() as stream:
             self._streams.add(stream)
             try:
-                await self._manager.handle_request(scope, receive, send)
+                await self._answer(scope, receive, send)
             finally:
                 self._streams.discard(stream)
+
+    async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Let the SDK answer, and keep to the number of sessions that one principal may have open."""
+        principal = scope[_KEY].principal
+        if (session_id := Headers(scope=scope).get(MCP_SESSION_ID_HEADER)) is not None:
+            with self._held.used(principal, session_id):
+                await self._manager.handle_request(scope, receive, send)
+            if scope["method"] == "DELETE":
+                self._held.ended(principal, session_id)
+            return
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                opened = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
+                if opened is not None and (surplus := self._held.opened(principal, opened)) is not None:
+                    await self._end(surplus, scope)
+            await send(message)
+
+        await self._manager.handle_request(scope, receive, note)
+
+    async def _end(self, session_id: str, scope: AsgiScope) -> None:
+        """End a session the way its client would."""
+        headers = [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())]
+        await self._manager.handle_request({**scope, "method": "DELETE", "headers": headers}, _no_body, _nobody)
 
 
 @contextmanager
@@ -102,6 +133,14 @@ def _of_request(context: ServerRequestContext[Any]) -> Iterator[Operations]:
             yield call.operations
         finally:
             call.running.discard(scope)
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _nobody(_: Message) -> None:
+    """Where an answer goes that nobody waits for."""
 
 
 async def _until_gone(app: ASGIApp, call: HttpCall, scope: AsgiScope, receive: Receive, send: Send) -> None:
