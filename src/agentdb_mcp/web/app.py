@@ -15,7 +15,7 @@ from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.mcp_server.http import Answers
 from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
-from agentdb_mcp.web import databases, errors, health, lifecycle, mcp, system_servers, tokens, usage
+from agentdb_mcp.web import databases, errors, explorer, health, lifecycle, mcp, system_servers, tokens, usage
 from agentdb_mcp.web.auth import Authenticator
 from agentdb_mcp.web.middleware import BoundedBody, KnownHosts, RequestIds
 from agentdb_mcp.web.state import State
@@ -72,6 +72,7 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
     for module in (lifecycle, usage, tokens, databases, system_servers, health):
         app.include_router(module.router)
     app.router.routes.extend(mcp.routes(application, serving.endpoints))
+    explorer.install(app, serving)
     app.add_middleware(BoundedBody)
     if options.origins:
         app.add_middleware(

@@ -70,14 +70,14 @@ class KnownHosts:
     origins: Sequence[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ANY_HOST:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in _ANY_HOST:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_known(host):
             await _refuse(NotAllowed("This server does not go by that name.", hint=_HOSTS_HINT), scope, receive, send)
-        elif origin is not None and not self._may_ask(origin, host):
+        elif origin is not None and not self._may_ask(origin, host, scope["path"]):
             await _refuse(NotAllowed("Pages of that origin may not ask.", hint=_ORIGINS_HINT), scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -85,8 +85,10 @@ class KnownHosts:
     def _is_known(self, host: str) -> bool:
         return "*" in self.hosts or host in self.hosts or _without_port(host) in self.hosts
 
-    def _may_ask(self, origin: str, host: str) -> bool:
-        return origin in self.origins or ("*" not in self.hosts and urlsplit(origin).netloc == host)
+    def _may_ask(self, origin: str, host: str, path: str) -> bool:
+        """With `*` for hosts, only what takes a cookie, which no other name's page has, may be asked by its own."""
+        own = "*" not in self.hosts or path.startswith("/explorer/")
+        return origin in self.origins or (own and urlsplit(origin).netloc == host)
 
 
 _HOSTS_HINT = "Whoever runs the server: AGENTDB_ALLOWED_HOSTS lists the names that it is reached by."
@@ -147,4 +149,7 @@ class BoundedBody:
 
 
 async def _refuse(error: AgentDBError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
     await error_response(Request(scope), error)(scope, receive, send)

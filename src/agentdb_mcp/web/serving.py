@@ -12,12 +12,15 @@ from fastapi import FastAPI
 
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.logs import get_logger
+from agentdb_mcp.web import explorer
 from agentdb_mcp.web.state import State
 
 log = get_logger(__name__)
 
 # What an answer takes beyond the longest statement.
 GRACE_S = 5
+# Of what a page of the explorer sends.
+WS_MAX_BYTES = 1_000_000
 
 
 class _Server(uvicorn.Server):
@@ -50,7 +53,9 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
         log_config=None,
         access_log=False,
         server_header=False,
-        ws="none",
+        http="h11",  # whatever else is installed, one parser
+        ws="websockets-sansio" if explorer.is_installed() else "none",
+        ws_max_size=WS_MAX_BYTES,
         timeout_graceful_shutdown=int(longest) + GRACE_S,
     )
     server = _Server(config)
