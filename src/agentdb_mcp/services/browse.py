@@ -111,8 +111,9 @@ class Browse:
         offset: int = 0,
         filters: Sequence[Filter] = (),
         order_by: Sequence[Order] = (),
+        whole: bool = False,
     ) -> Answer:
-        """A page as texts that are cut, by the primary key unless ordered; an editable one's last column is xmin."""
+        """A page as texts, cut unless `whole`, by the primary key unless ordered; an editable one's last column is xmin."""
         statement = rows.select_page(
             details.table,
             details.fields,
@@ -121,7 +122,7 @@ class Browse:
             limit=limit,
             offset=offset,
             version=details.editable,
-            shown=SHOWN_OF_MANY if len(details.columns) > MANY_COLUMNS else rows.SHOWN,
+            shown=_length(details, whole=whole),
         )
         return await self.queries.execute(tenant, scope, [statement], max_rows=limit)
 
@@ -156,6 +157,12 @@ class Browse:
     async def export(self, tenant: Tenant, scope: Scope, table: Table, sink: Sink) -> None:
         """All rows of (schema, table), as they come."""
         await self.queries.stream(tenant, scope, Statement(_select(table)), sink)
+
+
+def _length(details: Details, *, whole: bool) -> int:
+    if whole:
+        return rows.OPENED
+    return SHOWN_OF_MANY if len(details.columns) > MANY_COLUMNS else rows.SHOWN
 
 
 def _check_editable(details: Details) -> None:

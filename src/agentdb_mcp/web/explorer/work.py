@@ -175,3 +175,9 @@ class Work:
 
     async def _last_use(self, place: Place) -> datetime | None:
         return None
+
+    async def activity(
+        self, place: Place | None, decision: str | None, before: int | None, limit: int
+    ) -> list[object]:
+        """A page of the audit log, the newest first: of one database or of all that the session may see."""
+        return []
