@@ -131,7 +131,8 @@ def _of_key(key: RowKey, params: list[object]) -> tuple[str, list[object]]:
 def _shown(field: Field, shown: int) -> str:
     column = f"t.{identifier(field.name)}"
     if field.type == "bytea":
-        return f"'\\x' || pg_catalog.encode(pg_catalog.substring({column} FROM 1 FOR {shown // 2}), 'hex')" + (
+        return f"pg_catalog.left({column}::text, {shown + 1})" if shown == OPENED else (
+            f"'\\x' || pg_catalog.encode(pg_catalog.substr({column}, 1, {shown // 2}), 'hex')"
             f" || CASE WHEN pg_catalog.length({column}) > {shown // 2} THEN '…' ELSE '' END"
         )
     return f"pg_catalog.left({column}::text, {shown + 1})"

@@ -152,16 +152,16 @@ def frame(view: View, title: str, current: str, place: Place | None = None) -> I
 
 
 def _theme(dark: ui.dark_mode) -> None:
-    label = {None: "Theme: auto", True: "Theme: dark", False: "Theme: light"}
     following = {None: True, True: False, False: None}
-    name = {None: "auto", True: "dark", False: "light"}
+    names = {None: "Auto", True: "Dark", False: "Light"}
 
     def change() -> None:
         dark.value = following[dark.value]
-        made.text = label[dark.value]
-        ui.run_javascript(_SET_THEME.format(name[dark.value]))
+        made.text = names[dark.value]
+        made.props["aria-label"] = f"Theme: {names[dark.value]}"
+        ui.run_javascript(_SET_THEME.format(names[dark.value].lower()))
 
-    made = button(label[dark.value], change, "quiet")
+    made = button(names[dark.value], change, "quiet ax-theme", aria_label=f"Theme: {names[dark.value]}", title="Theme")
 
 
 @contextmanager

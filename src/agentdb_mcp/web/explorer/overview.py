@@ -126,6 +126,7 @@ def chart_options(days: list[DayCost], view: View) -> dict[str, Any]:
     grey = "#8792a2"
     return {
         "color": _COLOURS,
+        "animation": False,
         "textStyle": {"fontFamily": "system-ui, sans-serif"},
         "tooltip": {"trigger": "axis", "renderMode": "richText", "axisPointer": {"type": "shadow"}},
         "legend": {"bottom": 0, "type": "scroll", "textStyle": {"color": grey}, "itemWidth": 12, "itemHeight": 12},

@@ -27,7 +27,7 @@ def show_plan(plan: Plan) -> None:
 
 def _step(step: Step, *, ran: bool) -> None:
     with box("tr"):
-        with box("td").style(f"padding-left:{8 + 20 * min(step.depth, 20)}px"):
+        with box("td").style(f"padding-left:{12 + 20 * min(step.depth, 20)}px"):
             with box("div"):
                 Text("span", ("└ " if step.depth else "") + step.title, "ax-strong")
                 Text("span", step.subject, "ax-subject")

@@ -25,7 +25,7 @@ export default {
   methods: {
     async found() {
       for (let tries = 0; tries < 200; tries++) {
-        const element = getElement(this.editor);
+        const element = mounted_app === undefined ? undefined : getElement(this.editor);
         if (element) return element;
         await new Promise((resolve) => setTimeout(resolve, 25));
       }
