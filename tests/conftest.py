@@ -1,20 +1,31 @@
-"""One real Postgres a test process; databases of their own for tests that change things."""
+"""One real Postgres a test process; databases of their own for tests that change things.
+
+Helper modules of this folder are imported by their plain names.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import hypothesis
 import pytest
 
-from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres, server
 from agentdb_mcp.models import Secret
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import ForkServer, Launch
 
 # How long an example takes says something about the machine only.
 hypothesis.settings.register_profile(
@@ -29,6 +40,41 @@ def pytest_configure() -> None:
     """Throw-away clusters in memory where there is room: creating a database there is twenty times as fast."""
     if not os.environ.get("TMPDIR") and _has_room(MEMORY):
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Launch]:
+    """Runs the command line, or a program, in a process that need not import the product first."""
+    server = ForkServer()
+    yield server.forked
+    server.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def initialized_once() -> Iterator[None]:
+    """Throw-away clusters of this process begin as copies of the first: initdb takes longer than most tests of one."""
+    copying, initialize = threading.Lock(), server._initialize
+    made: dict[Path, tuple[Path, Secret]] = {}
+
+    @functools.wraps(initialize)
+    def copy(launch: server._Launch) -> Secret:
+        if launch.durable:
+            return initialize(launch)
+        with copying:
+            if launch.binaries not in made:
+                template = templates / str(len(made))
+                password = initialize(launch)
+                subprocess.run(["cp", "-a", launch.pgdata, template], check=True)
+                made[launch.binaries] = template, password
+            else:
+                template, password = made[launch.binaries]
+                subprocess.run(["cp", "-a", template, launch.pgdata], check=True)
+            return password
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        templates = Path(folder)
+        patch.setattr(server, "_initialize", copy)
+        yield
 
 
 def _has_room(folder: Path) -> bool:

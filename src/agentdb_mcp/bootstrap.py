@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Audit,
     Budgets,
     Clock,
     Databases,
     Lifecycle,
     Metering,
+    Owners,
     Pausing,
     Provisioning,
     Queries,
@@ -30,13 +33,16 @@ from agentdb_mcp.services import (
     Tiers,
     Tokens,
     Usage,
+    Variables,
     utc_now,
 )
 from agentdb_mcp.services.databases import Control, plain_url
 from agentdb_mcp.services.reconcile import SETTLED_S
+from agentdb_mcp.services.recording import Recorder
 from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import (
+    AuditStore,
     BudgetStore,
     ControlDatabase,
     DatabaseStore,
@@ -58,12 +64,14 @@ class Managed:
     usage: Usage
     lifecycle: Lifecycle
     tokens: Tokens
+    audit: Audit
     provider: Provider | None
     policy: Policy
 
     def reconcile(self, *, settled_s: float = SETTLED_S) -> Reconcile:
         """Raises ConfigurationError where there is no provider to compare with."""
-        return Reconcile(self.lifecycle.provisioning, self._provider(), settled_s)
+        archived_keep_s = self.policy.sim.archived_keep_days * 86_400.0
+        return Reconcile(self.lifecycle.provisioning, self._provider(), settled_s, archived_keep_s)
 
     def sync(self) -> Sync:
         """Raises ConfigurationError where there is no provider to ask."""
@@ -112,10 +120,11 @@ async def open_application(
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
     async with AsyncExitStack() as stack:
-        pools = Pools(PoolSettings(size=policy.limits.pool_size, idle_s=policy.limits.idle_s))
+        limits = policy.limits
+        pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
-            queries = Queries(policy, Databases(urls, cipher, None), pools, None)
+            queries = Queries(policy, Databases(urls, cipher, None, pools.forget), pools, None)
             yield Application(settings, policy, queries)
             return
         register_secret(settings.control_url)
@@ -125,17 +134,35 @@ async def open_application(
         identity, databases, budgets = IdentityStore(control), DatabaseStore(control), BudgetStore(control)
         usage = _usage(policy, control, databases, budgets, identity, provider, clock)
         stack.push_async_callback(_shielded, usage.budgets.flush)
+        audit = Audit(AuditStore(control), clock, policy.metering.flush_s, policy.audit.keep_days)
+        stack.push_async_callback(_shielded, audit.flush)
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)
+        background.start_soon(usage.budgets.keep_telling)
+        background.start_soon(audit.keep)
         stack.callback(background.cancel_scope.cancel)
-        provisioning = Provisioning(databases, provider, cipher, policy.limits.connection_limit, usage.tiers.settings)
-        resolver = Databases(urls, cipher, Control(databases, identity, budgets, SimVariables(control), provisioning))
-        tokens = TokenStore(control)
-        lifecycle = Lifecycle(identity, databases, budgets, tokens, provisioning, policy.tiers)
+        stored_tokens, owners = TokenStore(control), Owners(databases, budgets, usage.tiers)
+        tokens = Tokens(stored_tokens, clock)
+        variables = Variables(SimVariables(control), _sim_cipher(settings), policy.sim, tokens, stored_tokens, clock)
+        limit = policy.limits.connection_limit
+        provisioning = Provisioning(databases, provider, cipher, limit, usage.tiers.settings, variables)
+        lifecycle = Lifecycle(
+            identity, databases, budgets, stored_tokens, provisioning, variables, owners, policy.tiers
+        )
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
-        managed = Managed(control, usage, lifecycle, Tokens(tokens, clock), provider, policy)
-        yield Application(settings, policy, Queries(policy, resolver, pools, spending), managed)
+        rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
+        resolver = Databases(urls, cipher, rows, pools.forget)
+        managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
+        queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
+        yield Application(settings, policy, queries, managed)
+
+
+def _statement_key(settings: Settings) -> bytes:
+    """What hashes of statements in the audit log are keyed with, the same on every server; empty without a key."""
+    if not settings.encryption_keys:
+        return b""
+    return hashlib.sha256(b"agentdb audit " + settings.encryption_keys[0].reveal().encode()).digest()
 
 
 async def _shielded(close: object) -> None:
@@ -193,6 +220,12 @@ def _cipher(settings: Settings) -> Cipher | None:
     if not settings.encryption_keys and not others:
         return None
     return Cipher(settings.encryption_keys, also_decrypt=others)
+
+
+def _sim_cipher(settings: Settings) -> Cipher | None:
+    """For what Sim is to read: with Sim's key and no other."""
+    key = settings.sim_encryption_key
+    return Cipher([key], setting="ENCRYPTION_KEY", also_setting="ENCRYPTION_KEY") if key else None
 
 
 def check_serve(settings: Settings, fixed_scope: Scope | None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from agentdb_mcp.cli_running import Json, print_answer, run
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 MAX_DAYS = 400
 
 
-def _day(words: str) -> Any:  # noqa: ANN401  (typer's own)
-    return typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help=words)
+def _day(words: str) -> OptionInfo:
+    option: OptionInfo = typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help=words)
+    return option
 
 
 def usage(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentdb_mcp.bootstrap import Application
+from agentdb_mcp.credentials.cipher import DecryptionError
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution import catalog
 from agentdb_mcp.jobs import jobs_of
@@ -76,8 +77,37 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
         yield Finding("migrations", False, f"{len(pending)} to apply", "Run `agentdb-mcp migrate`.")
         return
     yield Finding("migrations", True, "up to date")
+    yield await _sim_variables(application)
     async for finding in _jobs(application):
         yield finding
+
+
+async def _sim_variables(application: Application) -> Finding:
+    """Whether Sim will be able to read what is written into its variables."""
+    check, variables = "sim variables", application.managed().lifecycle.variables
+    try:
+        if not await variables.store.installed():
+            return Finding(check, None, "no tables of Sim's here: no variables are written")
+        if variables.cipher is None:
+            return Finding(
+                check,
+                False,
+                "Sim's tables are here and ENCRYPTION_KEY is missing: AGENT_DB_URL and GLOBAL_DB_URL are not written.",
+                "Set ENCRYPTION_KEY to the value that Sim has.",
+            )
+        sample = await variables.store.sample()
+        if sample is not None:
+            variables.cipher.decrypt(sample)
+    except DecryptionError:
+        return Finding(
+            check,
+            False,
+            "ENCRYPTION_KEY does not open a variable of Sim's: Sim could not read what is written with it.",
+            "Set ENCRYPTION_KEY to the value that Sim has.",
+        )
+    except AgentDBError as error:
+        return Finding(check, False, error.message, error.hint)
+    return Finding(check, True, f"written as {variables.rules.variables} under Sim's key")
 
 
 async def _jobs(application: Application) -> AsyncIterator[Finding]:

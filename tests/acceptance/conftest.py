@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +20,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agentdb_mcp.local_stack import LocalStack, local_stack
+from processes import Launch, Process, fresh
 
 ERROR_CODES = {
     "statement_refused",
@@ -38,7 +36,6 @@ ERROR_CODES = {
     "internal",
 }
 ERROR_FIELDS = {"code", "message", "hint", "sqlstate", "position", "retryable"}
-MAX_LINE = 64 * 1024 * 1024
 ANSWER_TIMEOUT_S = 30
 END_TIMEOUT_S = 3  # the promise is one second; machines differ
 PROTOCOL = "2025-06-18"
@@ -74,7 +71,7 @@ class Answer:
 class Serve:
     """A server over stdio and its client: JSON-RPC lines on real pipes."""
 
-    process: asyncio.subprocess.Process
+    process: Process
     log: Path
     wire: list[str] = field(default_factory=list)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -208,46 +205,9 @@ class Finished:
         return lines[0]
 
 
-def clean_environ(given: dict[str, str]) -> dict[str, str]:
-    """An environment with nothing of ours but what is given."""
-    ours = ("AGENT", "GLOBAL_DB", "NEON", "ENCRYPTION", "PG", "PYTHON")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | given
-
-
-@contextlib.asynccontextmanager
-async def started(environ: dict[str, str], log: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the command line in a session of its own; whatever is left of it at the end is killed."""
-    with log.open("ab") as errors:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "agentdb_mcp",
-            *arguments,
-            env=clean_environ(environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            limit=MAX_LINE,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with anyio.CancelScope(shield=True):
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.close()
-            with anyio.move_on_after(5):
-                await process.stdout.read()
-            await process.wait()
-
-
 ServeFactory = Callable[..., AbstractAsyncContextManager[Serve]]
 CommandFactory = Callable[..., Awaitable[Finished]]
-StartFactory = Callable[..., AbstractAsyncContextManager[asyncio.subprocess.Process]]
+StartFactory = Callable[..., AbstractAsyncContextManager[Process]]
 
 
 @pytest.fixture(scope="session")
@@ -258,13 +218,22 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 
 @pytest.fixture(scope="session")
-def serve(log_file: Callable[[], Path]) -> ServeFactory:
+def serve(forked: Launch, log_file: Callable[[], Path]) -> ServeFactory:
     """`async with serve(environ, *arguments) as server`: `agentdb-mcp serve`, greeted unless told otherwise."""
+    return serving(forked, log_file)
 
+
+@pytest.fixture(scope="session")
+def fresh_serve(log_file: Callable[[], Path]) -> ServeFactory:
+    """The same in an interpreter of its own."""
+    return serving(fresh, log_file)
+
+
+def serving(launch: Launch, log_file: Callable[[], Path]) -> ServeFactory:
     @contextlib.asynccontextmanager
     async def run(environ: dict[str, str], *arguments: str, greet: bool = True) -> AsyncIterator[Serve]:
         log = log_file()
-        async with started(environ, log, "serve", *arguments) as process:
+        async with launch(environ, log, "serve", *arguments) as process:
             server = Serve(process, log)
             if greet:
                 await server.initialize()
@@ -275,24 +244,37 @@ def serve(log_file: Callable[[], Path]) -> ServeFactory:
 
 @pytest.fixture(scope="session")
 def start(log_file: Callable[[], Path]) -> StartFactory:
-    """`async with start(environ, *arguments) as process`: any command, left running."""
+    """`async with start(environ, *arguments) as process`: any command, left running, in an interpreter of its own."""
 
-    def run(environ: dict[str, str], *arguments: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
-        return started(environ, log_file(), *arguments)
+    def run(environ: dict[str, str], *arguments: str) -> AbstractAsyncContextManager[Process]:
+        return fresh(environ, log_file(), *arguments)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def command() -> CommandFactory:
+def command(forked: Launch, log_file: Callable[[], Path]) -> CommandFactory:
     """`await command(environ, *arguments)`: run a command to its end."""
+    return commanding(forked, log_file)
 
+
+@pytest.fixture(scope="session")
+def fresh_command(log_file: Callable[[], Path]) -> CommandFactory:
+    """The same in an interpreter of its own."""
+    return commanding(fresh, log_file)
+
+
+def commanding(launch: Launch, log_file: Callable[[], Path]) -> CommandFactory:
     async def run(environ: dict[str, str], *arguments: str, timeout: float = 60) -> Finished:  # noqa: ASYNC109
+        log = log_file()
         with anyio.fail_after(timeout):
-            done = await anyio.run_process(
-                [sys.executable, "-m", "agentdb_mcp", *arguments], env=clean_environ(environ), check=False
-            )
-        return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+            async with launch(environ, log, *arguments) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.close()
+                out = await process.stdout.read()
+                code = await process.wait()
+        return Finished(code, out.decode(), log.read_text())
 
     return run
 

@@ -20,8 +20,8 @@ Projects = Callable[[], Awaitable[list[str]]]
 
 
 @pytest.fixture(scope="module")
-async def story(command: CommandFactory) -> Finished:
-    return await command({}, "demo", "--json", timeout=110)
+async def story(fresh_command: CommandFactory) -> Finished:
+    return await fresh_command({}, "demo", "--json", timeout=110)
 
 
 async def test_demo_exits_0_and_prints_one_json_object_a_line(story: Finished) -> None:
@@ -90,9 +90,11 @@ async def test_migrations_from_several_processes_at_once_are_applied_once(
     assert len(applied) == len(set(applied))
 
 
-async def test_doctor_finds_nothing_wrong_where_nothing_is(command: CommandFactory, control: dict[str, str]) -> None:
+async def test_doctor_finds_nothing_wrong_where_nothing_is(
+    command: CommandFactory, fresh_command: CommandFactory, control: dict[str, str]
+) -> None:
     await command(control, "migrate")
-    done = await command(control, "doctor", "--json")
+    done = await fresh_command(control, "doctor", "--json")
     findings = json.loads(done.out)["findings"]
     assert [finding for finding in findings if finding["ok"] is False] == []
     assert {finding["check"] for finding in findings if finding["ok"]} >= {"control database", "migrations", "neon"}
@@ -245,8 +247,8 @@ async def unused_port() -> int:
         return int(listener.extra(anyio.abc.SocketAttribute.local_port))
 
 
-async def test_help_names_every_command(command: CommandFactory) -> None:
-    done = await command({}, "--help")
+async def test_help_names_every_command(fresh_command: CommandFactory) -> None:
+    done = await fresh_command({}, "--help")
     assert done.code == 0
     commands = {line.split()[1] for line in done.out.splitlines() if len(line.split()) > 2}
     assert commands >= {

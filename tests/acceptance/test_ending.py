@@ -34,6 +34,12 @@ SLEEP = "SELECT pg_sleep(60)"
 Until = Callable[..., Awaitable[None]]
 
 
+@pytest.fixture(scope="session")
+def serve(fresh_serve: ServeFactory) -> ServeFactory:
+    """Each starts from nothing."""
+    return fresh_serve
+
+
 @pytest.fixture(scope="module")
 async def outside(stack: LocalStack) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(stack.postgres.uri().reveal())

@@ -94,9 +94,9 @@ async def test_a_text_that_must_not_be_parsed_is_one_line_and_no_traceback(comma
     assert "The text holds 2 statements" in done.one_line
 
 
-async def test_a_valid_file_is_named_with_its_policy(command: CommandFactory, written: Written) -> None:
+async def test_a_valid_file_is_named_with_its_policy(fresh_command: CommandFactory, written: Written) -> None:
     policy_file = written('name = "mine"\nversion = "7"\n[tiers]\nfree = 300\n')
-    done = await command({}, "policy", "check", str(policy_file))
+    done = await fresh_command({}, "policy", "check", str(policy_file))
     assert (done.code, done.err) == (0, "")
     assert done.out == f"{policy_file}: policy mine, version 7, prices neon-launch-2026-11, is valid.\n"
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
 
+@pytest.fixture(scope="session")
+def serve(fresh_serve: ServeFactory) -> ServeFactory:
+    """Each starts from nothing."""
+    return fresh_serve
+
+
 class Listener:
     """A port that counts who comes, and answers nobody."""
 

@@ -188,11 +188,11 @@ async def test_a_tier_and_a_limit_of_ones_own_count_at_once_and_a_reset_begins_a
     check_plain(done.out)
 
 
-async def test_the_commands_of_the_guide_run(command: CommandFactory, environ: dict[str, str]) -> None:
+async def test_the_commands_of_the_guide_run(fresh_command: CommandFactory, environ: dict[str, str]) -> None:
     commands = re.findall(r"^agentdb-mcp (.+?) +#", GUIDE, re.MULTILINE)
     commands += re.findall(r"`agentdb-mcp (policy [^`]+)`", GUIDE)
     assert len(commands) > 8
     for line in commands:
-        done = await command(environ, *shlex.split(line))
+        done = await fresh_command(environ, *shlex.split(line))
         assert (line, done.code, done.err) == (line, 0, "")
         assert done.out

@@ -46,6 +46,20 @@ async def test_a_new_project_gets_the_settings_that_are_named_and_no_others() ->
     assert "settings" not in second
 
 
+@pytest.mark.parametrize(
+    ("paid", "timeout_s", "told"),
+    [(True, 60, {"suspend_timeout_seconds": 60}), (True, 300, {}), (False, 60, {}), (False, 300, {})],
+)
+async def test_a_suspend_timeout_is_named_where_neon_takes_one_and_would_do_otherwise(
+    paid: bool, timeout_s: int, told: dict[str, int]
+) -> None:
+    script = Script(ok(CREATED, 201))
+    async with provider_on(script) as provider:
+        await provider.create(PROJECT.name, ProjectSettings(suspend_timeout_s=timeout_s, paid=paid))
+    endpoint = sent(script.requests[0])["project"]["default_endpoint_settings"]
+    assert {name: value for name, value in endpoint.items() if "suspend" in name} == told
+
+
 async def test_configuring_reaches_the_project_and_the_endpoints_that_exist() -> None:
     routes = Routes(
         {

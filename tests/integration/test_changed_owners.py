@@ -12,6 +12,7 @@ import pytest
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import BudgetExceeded, NotAllowed
 from agentdb_mcp.execution import Statement
+from agentdb_mcp.jobs.table import follow_owners, reconcile
 from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.settings import load_settings
@@ -143,6 +144,38 @@ async def test_the_new_owner_is_judged_by_the_budget_of_the_new_owner(
     await usage.set_tier(new.user_id or "", "free", 0)
     with pytest.raises(BudgetExceeded):
         await query(application, new, "INSERT INTO kept VALUES (2)")
+
+
+async def test_the_new_owner_pays_without_a_call_also_when_the_old_ones_account_is_gone(
+    open_one: Opener, control: asyncpg.Connection, old: Tenant, new: Tenant
+) -> None:
+    application = await open_one()
+    await query(application, old, "CREATE TABLE kept (n int)")
+    await query(application, old, "SELECT 1", Scope.GLOBAL)
+    before = await used(application, old)
+    await hand_over(application, control, new)
+    assert await application.managed().lifecycle.begin_to_delete_user(old.user_id or "")
+    await application.managed().lifecycle.delete_user(old.user_id or "")
+    assert await payer(control, new) == new.user_id
+    assert await control.fetchval('SELECT count(*) FROM "user" WHERE id = $1', old.user_id) == 0
+    assert await used(application, new) < before
+    assert await query(await open_one(), new, "SELECT count(*) FROM kept") == [[0]]
+
+
+async def test_a_user_who_was_deleted_by_the_platform_alone_leaves_the_handed_over_database_to_the_job(
+    open_one: Opener, control: asyncpg.Connection, old: Tenant, new: Tenant
+) -> None:
+    application = await open_one()
+    await query(application, old, "CREATE TABLE kept (n int)")
+    await hand_over(application, control, new)
+    await control.execute('DELETE FROM "user" WHERE id = $1', old.user_id)
+    assert await payer(control, new) is None
+    await follow_owners(application)
+    assert await payer(control, new) == new.user_id
+    assert new.user_id not in await application.managed().usage.store.misplaced()
+    await follow_owners(application)
+    await reconcile(application, settled_s=0)
+    assert await query(application, new, "SELECT count(*) FROM kept") == [[0]]
 
 
 async def test_a_workspace_that_comes_back_is_its_old_users_again(

@@ -121,7 +121,8 @@ async def set_workspace_variable(
     control: asyncpg.Connection, tenant: Tenant, value: object, name: str = "AGENT_DB_URL"
 ) -> None:
     await control.execute(
-        "INSERT INTO workspace_environment (id, workspace_id, variables) VALUES ($1, $1, $2)",
+        "INSERT INTO workspace_environment (id, workspace_id, variables) VALUES ($1, $1, $2)"
+        " ON CONFLICT (workspace_id) DO UPDATE SET variables = excluded.variables",
         tenant.workspace_id,
         json.dumps({"OTHER": "x", name: value}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import pwd
 import re
@@ -22,13 +23,19 @@ import psutil
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres, server
 from agentdb_mcp.errors import ConfigurationError
 
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root has another account run Postgres")
 as_plain_user = pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is noticed on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def initialized_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_initialize", inspect.unwrap(server._initialize))
+
 
 # Runs Postgres on the directory of argv, says where, and stays until it is killed.
 HOLD = """

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import asyncpg
 import pytest
-from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.models import DatabaseStatus, Project, Scope, Tenant
 from agentdb_mcp.providers import project_name
 from agentdb_mcp.services.reconcile import Finding, Mended
+from processes import Launch, Process
 
 PATIENCE_S = 60
 
@@ -90,26 +89,24 @@ class Place:
     application: Application
     control: asyncpg.Connection
     tenant: Tenant
+    forked: Launch
+    log: Path
 
     @property
     def name(self) -> str:
         return project_name(Scope.AGENT, self.tenant.workspace_id or "")
 
     @asynccontextmanager
-    async def worker(self, *arguments: str) -> AsyncIterator[tuple[Process, BufferedByteReceiveStream]]:
-        environ = os.environ | self.environ | {"AGENTDB_LOG": "error"}
+    async def worker(self, *arguments: str) -> AsyncIterator[tuple[Process, asyncio.StreamReader]]:
+        environ = self.environ | {"AGENTDB_LOG": "error"}
         environ |= {
             "AGENTDB_USER_ID": self.tenant.user_id or "",
             "AGENTDB_WORKSPACE_ID": self.tenant.workspace_id or "",
         }
-        async with await anyio.open_process([sys.executable, "-c", WORKER, *arguments], env=environ) as process:
+        async with self.forked(environ, self.log, *arguments, program=WORKER) as process:
             assert process.stdout is not None
-            try:
-                with anyio.fail_after(PATIENCE_S):
-                    yield process, BufferedByteReceiveStream(process.stdout)
-            finally:
-                if process.returncode is None:
-                    process.kill()
+            with anyio.fail_after(PATIENCE_S):
+                yield process, process.stdout
 
     async def run(self, *arguments: str) -> str:
         """One call in a process of its own, to its end; what it answered, or "killed"."""
@@ -166,16 +163,18 @@ class Place:
         assert sorted((project.name, project.id) for project in await self.projects()) == live
 
 
-async def line(output: BufferedByteReceiveStream) -> str:
-    return (await output.receive_until(b"\n", 10_000)).decode()
+async def line(output: asyncio.StreamReader) -> str:
+    return (await output.readuntil(b"\n")).decode().removesuffix("\n")
 
 
 @pytest.fixture
-async def place(environ: dict[str, str], application: Application) -> AsyncIterator[Place]:
+async def place(
+    environ: dict[str, str], application: Application, forked: Launch, tmp_path: Path
+) -> AsyncIterator[Place]:
     tenant = Tenant(f"u{secrets.token_hex(4)}", f"w{secrets.token_hex(4)}")
     await application.managed().lifecycle.identity.ensure_user(tenant.user_id or "")
     control = await asyncpg.connect(environ["AGENTDB_CONTROL_URL"])
-    place = Place(environ, application, control, tenant)
+    place = Place(environ, application, control, tenant, forked, tmp_path / "log")
     yield place
     await place.check()
     await control.close()
@@ -261,7 +260,7 @@ async def test_deleting_what_is_being_made_leaves_nothing(place: Place, step: st
         assert await line(output) == "here"
         assert await place.run("delete") == "deleted"
         assert process.stdin is not None
-        await process.stdin.send(b"\n")
+        process.stdin.write(b"\n")
         assert (await line(output)).startswith(('"provisioning_failed', '"database_unavailable'))
     found = await place.reconcile()
     assert [str(finding.kind) for finding in found] == (["orphan"] if step == "create" else [])
@@ -281,7 +280,7 @@ async def test_making_what_is_being_deleted_waits_for_the_end_and_begins_anew(pl
         group.start_soon(make)
         assert (await place.run("use")).startswith("database_unavailable")
         assert process.stdin is not None
-        await process.stdin.send(b"\n")
+        process.stdin.write(b"\n")
         assert json.loads(await line(output)) == "deleted"
     assert answers == ["ready"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +13,6 @@ from typing import Any
 import anyio
 import asyncpg
 import pytest
-from anyio.abc import Process
 
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.doctor import Finding, examine
@@ -26,6 +23,7 @@ from agentdb_mcp.models import Secret
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import ControlDatabase, migrations
 from agentdb_mcp.store.jobs import JobStore
+from processes import Launch, Process
 
 PATIENCE_S = 60
 LEASE_S = 1.5
@@ -69,8 +67,9 @@ cli.main()
 class Place:
     """A control database of a test's own, and worker processes on it."""
 
-    def __init__(self, uri: Secret, connection: asyncpg.Connection, folder: Path) -> None:
+    def __init__(self, uri: Secret, connection: asyncpg.Connection, folder: Path, forked: Launch) -> None:
         self.uri = uri
+        self.forked = forked
         self.connection = connection
         self.folder = folder
 
@@ -78,17 +77,11 @@ class Place:
     async def worker(
         self, mode: str = "quick", *, every_s: float = LONG_S, lease_s: float = LEASE_S, grace_s: float = 10
     ) -> AsyncIterator[Process]:
-        environ = os.environ | {"AGENTDB_CONTROL_URL": self.uri.reveal()}
-        command = [sys.executable, "-c", WORKER, mode, str(every_s), str(lease_s), str(grace_s)]
-        with (self.folder / secrets.token_hex(4)).open("ab") as log:
-            process = await anyio.open_process(command, env=environ, stderr=log)
-        async with process:
-            try:
-                with anyio.fail_after(PATIENCE_S):
-                    yield process
-            finally:
-                if process.returncode is None:
-                    process.kill()
+        environ, log = {"AGENTDB_CONTROL_URL": self.uri.reveal()}, self.folder / secrets.token_hex(4)
+        arguments = [mode, str(every_s), str(lease_s), str(grace_s)]
+        async with self.forked(environ, log, *arguments, program=WORKER) as process:
+            with anyio.fail_after(PATIENCE_S):
+                yield process
 
     def log(self) -> str:
         """What all workers said."""
@@ -119,13 +112,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 @pytest.fixture
-async def place(empty_database: Secret, tmp_path: Path) -> AsyncIterator[Place]:
+async def place(empty_database: Secret, tmp_path: Path, forked: Launch) -> AsyncIterator[Place]:
     connection = await asyncpg.connect(empty_database.reveal())
     await migrations.apply(connection)
     await connection.execute(
         "CREATE TABLE run (number serial, due timestamptz, pid int, over bool NOT NULL DEFAULT false)"
     )
-    yield Place(empty_database, connection, tmp_path)
+    yield Place(empty_database, connection, tmp_path, forked)
     await connection.close()
 
 
@@ -298,7 +291,9 @@ async def test_the_control_database_may_go_away_and_come_back(data_dir: Path) ->
 
 
 async def test_a_worker_waits_for_a_control_database_that_is_not_there_yet(place: Place, free_tcp_port: int) -> None:
-    absent = Place(Secret(f"postgresql://u:p@127.0.0.1:{free_tcp_port}/d"), place.connection, place.folder)
+    absent = Place(
+        Secret(f"postgresql://u:p@127.0.0.1:{free_tcp_port}/d"), place.connection, place.folder, place.forked
+    )
     async with absent.worker() as one:
         await until(lambda: "waiting for the control database" in place.log())
         assert one.returncode is None
@@ -308,7 +303,7 @@ async def test_a_worker_waits_for_a_control_database_that_is_not_there_yet(place
 
 async def test_a_worker_that_may_not_log_in_ends_with_one_line(place: Place) -> None:
     wrong = Secret(place.uri.reveal().replace("postgres:", "postgres:not", 1))
-    async with Place(wrong, place.connection, place.folder).worker() as one:
+    async with Place(wrong, place.connection, place.folder, place.forked).worker() as one:
         assert await one.wait() == 1
     assert "agentdb-mcp: The control database refused the login." in place.log()
     assert "Traceback" not in place.log()

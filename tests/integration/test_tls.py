@@ -32,7 +32,7 @@ from agentdb_mcp.execution.login import admin_connection, reap
 from agentdb_mcp.models import DatabaseTarget, Limits, Result, Scope, Secret, Tenant
 from agentdb_mcp.providers.postgres.cluster import Cluster
 from agentdb_mcp.settings import load_settings
-from agentdb_mcp.store.control import ControlDatabase, create_database
+from agentdb_mcp.store.control import ControlDatabase, Notice, create_database
 
 LIMITS = Limits(timeout_s=10, max_rows=100, max_bytes=100_000)
 NEON = "?sslmode=require&channel_binding=require"
@@ -263,7 +263,7 @@ async def test_changes_are_heard_from_a_control_database_whose_url_is_as_neons(s
                 assert await anext(changes) is None
                 async with control.connection() as connection:
                     await connection.execute("NOTIFY changes, 'u'")
-                assert await anext(changes) == "u"
+                assert await anext(changes) == Notice("changes", "u")
     finally:
         await control.close()
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -22,7 +23,7 @@ from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.models import BudgetReport, BudgetState, Quantities, Scope, Tenant
 from agentdb_mcp.services import Usage
 from agentdb_mcp.settings import load_settings
-from agentdb_mcp.store import SettledHour
+from agentdb_mcp.store import BudgetRow, BudgetStore, SettledHour
 from agentdb_mcp.store.control import create_database
 
 Opener = Callable[..., Awaitable[Application]]
@@ -403,6 +404,23 @@ async def test_a_tier_or_a_user_that_is_not_there_is_refused_by_name(usage: Usag
     for call in (usage.report, usage.reset):
         with pytest.raises(InvalidArgument, match="no user nobody"):
             await call("nobody")
+
+
+async def test_a_user_who_is_deleted_while_a_call_begins_is_not_there(
+    application: Application, usage: Usage, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ensure(store: BudgetStore, user_id: str, *arguments: object, **options: object) -> BudgetRow:
+        row = await found(store, user_id, *arguments, **options)
+        async with store._control.connection() as connection:
+            await connection.execute("DELETE FROM user_db_budget WHERE user_id = $1", user_id)
+        return row
+
+    found: Any = BudgetStore.ensure
+    monkeypatch.setattr(BudgetStore, "ensure", ensure)
+    with pytest.raises(InvalidArgument, match=f"There is no user {tenant.user_id}"):
+        await usage.budgets.bill(tenant.user_id)
+    with pytest.raises(InvalidArgument, match=f"There is no user {tenant.user_id}"):
+        await usage.report(tenant.user_id)
 
 
 async def test_the_documents_columns_follow_the_report(

@@ -45,6 +45,8 @@ OURS = {
     "agentdb_job",
     "agentdb_migration",
     "agentdb_token",
+    "db_audit_chain",
+    "db_audit_log",
     "db_usage_ledger",
     "user_db_budget",
     "user_global_database",

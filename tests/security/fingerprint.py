@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -27,10 +28,7 @@ _VOLATILE = (*_SIZES, *_AGES, "rolpassword", "rolvaliduntil", "rolcanlogin")
 async def fingerprint(built: Any) -> tuple[object, ...]:
     """A digest of each catalog's, table's and sequence's rows; `built` has inside()."""
     async with built.inside() as inside:
-        seen = [
-            (source["name"], await _digest(inside, source, f"ROW({source['columns']})::text"))
-            for source in await inside.fetch(_SOURCES, _VOLATILE)
-        ]
+        seen = await _digests(inside, await inside.fetch(_SOURCES, _VOLATILE))
         prepared = await inside.fetchval("SELECT count(*) FROM pg_prepared_xacts")
     return prepared, *seen
 
@@ -46,13 +44,19 @@ async def belongings(built: Any) -> set[object]:
                 seen.update((source["name"], each[0]) for each in objects)
             elif not source["is_catalog"] or source["relname"] == "pg_largeobject":
                 content = row if source["relkind"] == b"S" else "concat(ctid, xmin)"
-                seen.add((source["oid"], await _digest(inside, source, content)))
+                seen.add((source["oid"], *await _digests(inside, [source], content)))
     return seen
 
 
-async def _digest(inside: asyncpg.Connection, source: asyncpg.Record, row: str) -> str:
-    digest: str = await inside.fetchval(
-        f"SELECT md5(coalesce(string_agg({row}, E'\\n' ORDER BY {row}), ''))"
+async def _digests(
+    inside: asyncpg.Connection, sources: Sequence[asyncpg.Record], content: str | None = None
+) -> list[tuple[object, ...]]:
+    """The name of each, the number of its rows and a sum of their hashes, which does not depend on their order."""
+    texts = [content or f"ROW({source['columns']})::text" for source in sources]
+    each = (
+        f"SELECT {number}, count(*), sum(hashtextextended({text}, 0))"
         f" FROM ONLY {source['name']} WHERE {source['lasting']}"
+        for number, (source, text) in enumerate(zip(sources, texts, strict=True))
     )
-    return digest
+    found = await inside.fetch(" UNION ALL ".join(each))
+    return [(sources[number]["name"], *digest) for number, *digest in found]

@@ -8,10 +8,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentdb_mcp.costs import FOREVER_US, Prices, Quantities, affordable_us, breakdown, cost_microcents, to_cents
+from agentdb_mcp.costs import FOREVER_US, Prices, Quantities, affordable_us, cost_microcents, to_cents
 from agentdb_mcp.models import Consumption
 from agentdb_mcp.policy import load_policy
 
@@ -92,6 +92,7 @@ def test_two_parts_of_a_period_cost_what_the_period_costs_but_for_a_rounding(
     assert abs(parts - cost_microcents(one + other, boundless)) <= 1
 
 
+@settings(max_examples=10)  # each adds ten thousand
 @given(st.integers(0, 10**7), st.integers(1, 4000), st.integers(0, 10**12))
 def test_ten_thousand_pieces_priced_as_a_total_drift_by_nothing(piece_us: int, mcu: int, size: int) -> None:
     piece = Quantities(compute_mcu_us=mcu * piece_us, storage_byte_us=size * piece_us, egress_bytes=piece_us)
@@ -112,19 +113,6 @@ def test_the_allowance_ends_at_its_last_byte() -> None:
     prices = replace(LAUNCH, egress_per_gb=GB)
     costs = [cost_microcents(Quantities(egress_bytes=500 * GB + more), prices) for more in (-1, 0, 1, 2)]
     assert costs == [0, 0, 1, 2]
-
-
-@given(quantities, price_books)
-def test_a_breakdown_adds_up_to_the_cost_and_each_part_is_its_own_cost_but_for_a_rounding(
-    used: Quantities, prices: Prices
-) -> None:
-    parts = breakdown(used, prices)
-    assert list(parts) == ["compute", "storage", "history", "egress", "branches"]
-    assert sum(parts.values()) == cost_microcents(used, prices)
-    for metric, part in zip(METRICS, parts.values(), strict=True):
-        alone = exact(Quantities(**{metric: getattr(used, metric)}), prices)
-        assert abs(part - alone) < 1
-        assert part == 0 or alone > 0
 
 
 @given(st.integers(-100, 10**6), st.integers(1, 56_000), st.integers(1, 10**12))

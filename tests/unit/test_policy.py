@@ -33,6 +33,7 @@ def test_the_shipped_policy_holds_what_the_documents_promise() -> None:
     budget = policy.budget
     assert (budget.warning_percent, budget.exceeded_percent, budget.paused_percent) == (80, 100, 110)
     assert policy.limits.for_call() == Limits(timeout_s=15, max_rows=1000, max_bytes=1_000_000)
+    assert (policy.limits.pool_size, policy.limits.max_connections) == (4, 100)
     assert policy.access.mode is AccessMode.UNRESTRICTED
 
 
@@ -164,7 +165,12 @@ def test_a_policy_cannot_be_changed() -> None:
         ("[limits]\nmax_row = 1", "limits.max_row is not a known key (did you mean max_rows?)"),
         ("[limits]\ntiers = 1", "limits.tiers is not a known key (did you mean tiers?)"),
         ("[limits]\npool_size = 41", "limits pool_size must not be larger than connection_limit"),
+        ("[limits]\nmax_connections = 3", "limits pool_size must not be larger than max_connections"),
+        ("[limits]\nmax_connections = 0", "limits.max_connections must be at least 1 (got 0)"),
         ("limits = 1", "limits must be a table (got 1)"),
+        ('[sim]\nvariables = "uri"', "sim.variables must be 'reference' or 'token' (got uri)"),
+        ("[sim]\nvariable = 1", "sim.variable is not a known key (did you mean variables?)"),
+        ("[sim]\narchived_keep_days = -1", "sim.archived_keep_days must be at least 0 (got -1)"),
         ("[tiers]\nfree = -1", "tiers.free must be at least 0 (got -1)"),
         (
             "[budget]\nwarning_percent = 120",

@@ -27,6 +27,7 @@ def entry(
     leased: bool = False,
     idle_s: float = SETTLED_S,
     ownerless: bool = False,
+    archived_s: float | None = None,
     ownership: Ownership = Ownership.PLATFORM,
 ) -> Inventory:
     row = DatabaseRow(
@@ -34,7 +35,7 @@ def entry(
         ownership=ownership, access_mode=AccessMode.UNRESTRICTED, project_id=project_id, branch_id=None, uri=None,
         database_name=None, role_name=None, generation=1, fence=1,
     )  # fmt: skip
-    return Inventory(row, leased, idle_s, ownerless)
+    return Inventory(row, leased, idle_s, ownerless, archived_s)
 
 
 def kinds(projects: list[Project], rows: list[Inventory]) -> list[tuple[Kind, str | None]]:
@@ -135,3 +136,20 @@ def test_the_project_of_a_live_row_is_never_to_be_deleted_for_its_own_sake(
     assert known.row.project_id not in condemned
     if known.row.status is not READY:
         assert not condemned
+
+
+@pytest.mark.parametrize(
+    ("status", "archived_s", "found"),
+    [
+        (READY, 99.0, []),
+        (READY, 100.0, [(Kind.OWNERLESS, "p1")]),
+        (PENDING, 99.0, []),
+        (PROVISIONING, 101.0, [(Kind.OWNERLESS, "p1")]),
+        (DELETING, 1.0, [(Kind.HALF_DELETED, "p1")]),
+    ],
+)
+def test_an_archived_workspaces_database_is_kept_for_its_days_and_not_completed(
+    status: DatabaseStatus, archived_s: float, found: list[tuple[Kind, str | None]]
+) -> None:
+    seen = plan([project()], [entry(status, archived_s=archived_s)], NOW, archived_keep_s=100.0)
+    assert [(finding.kind, finding.project_id) for finding in seen] == found

@@ -125,6 +125,21 @@ def test_another_tenant_is_not_affected(clock: Clock, other: Tenant) -> None:
     refusal(limited, other)
 
 
+def test_tenants_whose_calls_have_left_the_window_are_forgotten_and_the_others_are_not(clock: Clock) -> None:
+    limited = throttle(clock, per_window=1)
+    with limited.call(ADA), limited.call(BOB):
+        for number in range(5000):
+            call(limited, Tenant(f"u{number}", "w"))
+            clock.now += 1
+        assert len(limited._tenants) <= 65
+        refusal(limited, Tenant("u4990", "w"))
+    call(limited, Tenant("u4900", "w"))
+    clock.now += 3600
+    for number in range(200):
+        call(limited, Tenant("one", f"w{number}"))
+    assert limited._tenants.keys() == {Tenant("one", f"w{number}") for number in range(200)}
+
+
 def test_a_limit_of_0_is_none(clock: Clock) -> None:
     limited = throttle(clock)
     with ExitStack() as running:

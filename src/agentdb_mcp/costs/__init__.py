@@ -3,14 +3,7 @@
 from agentdb_mcp.costs.admission import Grant, Lines, Position, admit, state_of
 from agentdb_mcp.costs.budget import period_of
 from agentdb_mcp.costs.meter import Batch, SpanMeter
-from agentdb_mcp.costs.pricing import (
-    FOREVER_US,
-    MICROCENTS_PER_CENT,
-    Prices,
-    affordable_us,
-    breakdown,
-    cost_microcents,
-)
+from agentdb_mcp.costs.pricing import FOREVER_US, MICROCENTS_PER_CENT, Prices, affordable_us, cost_microcents
 from agentdb_mcp.costs.shares import to_cents
 from agentdb_mcp.models import Activity, Quantities
 
@@ -27,7 +20,6 @@ __all__ = [
     "SpanMeter",
     "admit",
     "affordable_us",
-    "breakdown",
     "cost_microcents",
     "period_of",
     "state_of",

@@ -93,11 +93,6 @@ class SpanMeter(Generic[Key]):
         end_us = max(start_us, end_us) + self._timeout
         return spans.length(spans.gaps(seen.awake, start_us, end_us)) if seen else end_us - start_us
 
-    def unsettled_us(self, key: Key) -> int:
-        """The time awake that is noted and not settled."""
-        seen = self._seen.get(key)
-        return spans.length(seen.unsettled) if seen else 0
-
     def take(self) -> Batch[Key]:
         """Everything that is not settled, by database and hour."""
         return tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentdb_mcp.models import Quantities
@@ -46,14 +45,7 @@ class Prices:
 
 def cost_microcents(used: Quantities, prices: Prices) -> int:
     """What one project's totals of one period cost; the exact sum, rounded half even."""
-    return _rounded(sum(_exact(used, prices).values()))
-
-
-def breakdown(used: Quantities, prices: Prices) -> dict[str, int]:
-    """The same by metric: compute, storage, history, egress, branches; they add up to the cost."""
-    exact = _exact(used, prices)
-    parts = apportion(list(exact.values()), _DENOMINATOR, _rounded(sum(exact.values())))
-    return dict(zip(exact, parts, strict=True))
+    return _rounded(_exact(used, prices))
 
 
 def affordable_us(microcents: int, mcu: int, prices: Prices) -> int:
@@ -62,28 +54,16 @@ def affordable_us(microcents: int, mcu: int, prices: Prices) -> int:
     return min(max(0, microcents) * _MCU_HOURS_US // each, FOREVER_US) if each else FOREVER_US
 
 
-def apportion(shares: Sequence[int], unit: int, total: int) -> list[int]:
-    """Whole units for each share, `total` together: rounded down, the rest to the largest remainders, first ones first.
-
-    `total` is the shares' sum in units, rounded either way, so every share is less than a unit off.
-    """
-    whole = [share // unit for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda index: -(shares[index] % unit))
-    for index in by_remainder[: total - sum(whole)]:
-        whole[index] += 1
-    return whole
-
-
-def _exact(used: Quantities, prices: Prices) -> dict[str, int]:
-    """Micro-cents over `_DENOMINATOR`, by metric."""
+def _exact(used: Quantities, prices: Prices) -> int:
+    """Micro-cents over `_DENOMINATOR`."""
     paid_bytes = max(0, used.egress_bytes - prices.egress_free_bytes)
-    return {
-        "compute": used.compute_mcu_us * prices.compute_per_cu_hour * (_DENOMINATOR // _MCU_HOURS_US),
-        "storage": used.storage_byte_us * prices.storage_per_gb_month,
-        "history": used.history_byte_us * prices.history_per_gb_month,
-        "egress": paid_bytes * prices.egress_per_gb * (_DENOMINATOR // _GB),
-        "branches": used.branch_us * prices.branch_month * (_DENOMINATOR // _MONTH_US),
-    }
+    return (
+        used.compute_mcu_us * prices.compute_per_cu_hour * (_DENOMINATOR // _MCU_HOURS_US)
+        + used.storage_byte_us * prices.storage_per_gb_month
+        + used.history_byte_us * prices.history_per_gb_month
+        + paid_bytes * prices.egress_per_gb * (_DENOMINATOR // _GB)
+        + used.branch_us * prices.branch_month * (_DENOMINATOR // _MONTH_US)
+    )
 
 
 def _rounded(numerator: int) -> int:

@@ -11,6 +11,8 @@ GLOBAL_REFERENCE = "agentdb://global"
 # A name ends at the next brace, so that no text is read twice however it is built.
 _REFERENCE = re.compile(r"\$\{(?P<shell>[^{}]*)\}|\{\{(?P<sim>[^{}]*)\}\}")
 
+_TOKEN = re.compile(r"adb_[A-Za-z0-9_-]{43}")
+
 
 def is_unresolved(value: str) -> bool:
     """Whether a reference is left anywhere in the value, which then counts as missing."""
@@ -33,3 +35,8 @@ def resolve(value: str, variables: Mapping[str, str]) -> str | None:
 def is_own_reference(value: str) -> bool:
     """Whether the value is an opaque name that only this server resolves."""
     return value.strip() in (AGENT_REFERENCE, GLOBAL_REFERENCE)
+
+
+def is_own_token(value: str) -> bool:
+    """Whether the value is a token of ours: it says who calls over HTTP, and names no database."""
+    return _TOKEN.fullmatch(value.strip()) is not None

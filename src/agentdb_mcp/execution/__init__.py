@@ -1,6 +1,7 @@
 """Statements on tenants' databases, by asyncpg: logins, contained sessions, values, catalog reads."""
 
-from agentdb_mcp.execution.pools import Pools, PoolSettings
+from agentdb_mcp.execution.connections import PoolSettings
+from agentdb_mcp.execution.pools import Pools
 from agentdb_mcp.execution.session import Call, Statement
 from agentdb_mcp.execution.wire import Sink
 

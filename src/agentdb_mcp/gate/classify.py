@@ -211,7 +211,8 @@ def _read_tree(tree: exp.Expr, found: _Findings) -> None:
     defined: set[str] = set()
     for node in tree.walk():
         if isinstance(node, exp.Table):
-            tables[".".join(part.name for part in node.parts)] = None
+            # Of a function in FROM, a part is the call, and its name may be its first argument.
+            tables[".".join(part.name for part in node.parts if isinstance(part, exp.Identifier))] = None
         elif isinstance(node, exp.CTE):
             defined.add(node.alias)
         elif isinstance(node, exp.Into):

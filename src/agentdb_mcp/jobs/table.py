@@ -52,6 +52,16 @@ async def settle_budgets(application: Application) -> None:
     await usage.tiers.follow(await usage.store.misplaced())
 
 
+async def follow_owners(application: Application) -> None:
+    """Let who got a workspace on the platform pay for its database."""
+    await application.managed().lifecycle.owners.follow()
+
+
+async def follow_variables(application: Application) -> None:
+    """Write the platform's variables that are missing, and replace those of ours that do not fit their owner."""
+    await application.managed().lifecycle.variables.follow()
+
+
 async def prune_ledger(application: Application) -> None:
     """Forget what is older than any history that is asked for, and estimates that were replaced long ago."""
     usage = application.managed().usage
@@ -63,12 +73,21 @@ async def prune_tokens(application: Application) -> None:
     await application.managed().tokens.prune()
 
 
+async def prune_audit(application: Application) -> None:
+    """Delete what the policy keeps no longer of the audit log."""
+    deleted = await application.managed().audit.prune()
+    log.info("audit log pruned", entries=deleted)
+
+
 JOBS = (
     Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),
     Job("sync", every_s=900, timeout_s=1800, run=sync, needs_provider=True),
     Job("settle-budgets", every_s=60, timeout_s=600, run=settle_budgets),
+    Job("owners", every_s=300, timeout_s=600, run=follow_owners),
+    Job("variables", every_s=300, timeout_s=600, run=follow_variables),
     Job("prune-ledger", every_s=86_400, timeout_s=1800, run=prune_ledger),
     Job("prune-tokens", every_s=86_400, timeout_s=600, run=prune_tokens),
+    Job("prune-audit", every_s=86_400, timeout_s=1800, run=prune_audit),
 )
 
 

@@ -24,6 +24,7 @@ from agentdb_mcp.mcp_server.server import build_server
 from agentdb_mcp.mcp_server.tools import Operations
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
+from agentdb_mcp.services.origin import Origin, acting_as
 
 Answers = Literal["json", "sse"]
 
@@ -95,7 +96,7 @@ def _of_request(context: ServerRequestContext[Any]) -> Iterator[Operations]:
     if not isinstance(request, Request):
         raise TypeError("a call without its request")
     call: HttpCall = request.scope[_KEY]
-    with anyio.CancelScope() as scope:
+    with anyio.CancelScope() as scope, acting_as(Origin("mcp", call.principal)):
         call.running.add(scope)
         try:
             yield call.operations

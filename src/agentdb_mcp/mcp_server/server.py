@@ -27,6 +27,7 @@ from agentdb_mcp.mcp_server.arguments import input_schema, parse
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations, Tool
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
+from agentdb_mcp.services.origin import using_tool
 
 log = get_logger(__name__)
 
@@ -110,7 +111,9 @@ async def _call(
     scope = fixed_scope or Scope.AGENT
     if fixed_scope is None and "database" in given:
         scope = _scope(given.pop("database"))
-    return await tool.handler(operations, scope, parse(tool.arguments, given))
+    arguments = parse(tool.arguments, given)
+    with using_tool(tool.name):
+        return await tool.handler(operations, scope, arguments)
 
 
 def _for_caller(error: AgentDBError) -> AgentDBError:

@@ -238,13 +238,18 @@ class Answers:
         }
 
 
+def _whole(seconds: float) -> int:
+    """Rounded down; a sum over hours may miss what is less than a microsecond."""
+    return int(seconds + 5e-7)
+
+
 def _usage(used: Totals | None) -> Fields:
     if used is None:
         return {**NO_USAGE, "data_storage_bytes_hour": 0}
     return {
-        "compute_time_seconds": int(used.compute_seconds),
-        "active_time_seconds": int(used.active_seconds),
-        "cpu_used_sec": int(used.compute_seconds),
+        "compute_time_seconds": _whole(used.compute_seconds),
+        "active_time_seconds": _whole(used.active_seconds),
+        "cpu_used_sec": _whole(used.compute_seconds),
         "written_data_bytes": 0,
         "data_transfer_bytes": used.sent_bytes,
         "data_storage_bytes_hour": int(used.byte_hours),

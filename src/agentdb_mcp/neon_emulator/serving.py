@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentdb_mcp.neon_emulator.tasks import task_group
@@ -27,7 +28,7 @@ class _QuietProtocol(H11Protocol):
         self.access_log = False
         app = self.app
 
-        async def with_abort(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
             scope["abort"] = self.transport.abort
             await app(scope, receive, send)
 

@@ -19,6 +19,7 @@ from agentdb_mcp.policy.sections import (
     Organizations,
     PriceBook,
     PricesInUse,
+    SimRules,
     StatementRules,
     StateRules,
     UnknownRule,
@@ -34,6 +35,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "limits": LimitRules,
     "access": Access,
     "extensions": Extensions,
+    "sim": SimRules,
     "statements": StatementRules,
     "statements.STATE": StateRules,
 }
@@ -67,6 +69,7 @@ def _sentence(detail: ErrorDetails, policy: type[BaseModel]) -> str:
         "greater_than": f"must be more than {bounds.get('gt')}",
         "less_than_equal": f"must be at most {bounds.get('le')}",
         "decimal_max_places": f"must have at most {bounds.get('decimal_places')} decimals",
+        "literal_error": f"must be {bounds.get('expected')}",
         "finite_number": "must be a finite number",
         "int_type": "must be a whole number",
         "float_type": "must be a number",

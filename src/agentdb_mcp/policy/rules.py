@@ -12,6 +12,7 @@ from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.policy.mistakes import explain, unknown
 from agentdb_mcp.policy.sections import (
     Access,
+    AuditRules,
     BudgetThresholds,
     Cents,
     ComputeRules,
@@ -22,6 +23,7 @@ from agentdb_mcp.policy.sections import (
     PriceBook,
     PricesInUse,
     Section,
+    SimRules,
     StatementRules,
     Text,
     versioned,
@@ -40,8 +42,10 @@ class Policy(Section):
     price_books: Annotated[Mapping[Text, PriceBook], BeforeValidator(versioned), AfterValidator(MappingProxyType)]
     compute: ComputeRules
     metering: Metering
+    audit: AuditRules
     limits: LimitRules
     access: Access
+    sim: SimRules
     extensions: Extensions
     statements: StatementRules
 

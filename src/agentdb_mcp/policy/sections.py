@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -127,6 +127,12 @@ class Metering(Section):
     size_sample_s: Seconds
 
 
+class AuditRules(Section):
+    """How long the log of what callers did is kept."""
+
+    keep_days: Annotated[int, Field(ge=1, le=36_500)]
+
+
 class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 
@@ -139,6 +145,7 @@ class LimitRules(Section):
     max_comment_openers: Annotated[int, Field(ge=0)]
     max_statements: Positive
     pool_size: Positive
+    max_connections: Positive
     connection_limit: Positive
     idle_s: Seconds
     calls_per_window: Annotated[int, Field(ge=0)]
@@ -151,6 +158,8 @@ class LimitRules(Section):
     def _pool_fits(self) -> Self:
         if self.pool_size > self.connection_limit:
             raise ValueError("pool_size must not be larger than connection_limit")
+        if self.pool_size > self.max_connections:
+            raise ValueError("pool_size must not be larger than max_connections")
         return self
 
     def for_call(self) -> Limits:
@@ -165,6 +174,17 @@ class Extensions(Section):
     """Extensions that CREATE EXTENSION may name."""
 
     allow: Names
+
+
+class SimRules(Section):
+    """What Sim Studio's variables hold, and for how many days an archived workspace's database is kept.
+
+    Variables never hold a connection string, since Sim shows them to people.
+    """
+
+    variables: Literal["reference", "token"]
+    token_days: Annotated[int, Field(ge=2, le=3650)]
+    archived_keep_days: Annotated[int, Field(ge=0, le=36_500)]
 
 
 class UnknownRule(StrEnum):

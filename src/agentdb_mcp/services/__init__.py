@@ -1,10 +1,12 @@
 """What the edges call: each service says what it does in the product's words and knows no protocol."""
 
+from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
@@ -13,9 +15,11 @@ from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
 from agentdb_mcp.services.usage import Usage
+from agentdb_mcp.services.variables import Variables
 
 __all__ = [
     "Answer",
+    "Audit",
     "Browse",
     "Budgets",
     "Clock",
@@ -24,6 +28,7 @@ __all__ = [
     "Lifecycle",
     "Metering",
     "OpenDatabase",
+    "Owners",
     "Pausing",
     "Provisioning",
     "Queries",
@@ -34,5 +39,6 @@ __all__ = [
     "TokenIdentity",
     "Tokens",
     "Usage",
+    "Variables",
     "utc_now",
 ]

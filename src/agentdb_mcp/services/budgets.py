@@ -6,6 +6,7 @@ in between, what this server's own calls add is counted on top. A statement is j
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -15,14 +16,15 @@ from itertools import count
 
 import anyio
 
-from agentdb_mcp.costs import Grant, Position, Prices, admit, cost_microcents, period_of
+from agentdb_mcp.costs import Grant, Position, Prices, admit, cost_microcents, period_of, state_of
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import Quantities
+from agentdb_mcp.models import BudgetState, Quantities
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
+from agentdb_mcp.services.flights import Flights
 from agentdb_mcp.services.metering import Metering, to_us
-from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore
+from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore, no_such_user
 
 log = get_logger(__name__)
 
@@ -32,8 +34,12 @@ LEAST_US = 1_000_000
 ENOUGH_US = 5_000_000
 # Refreshed in the background while used; forgotten after so many rounds without use.
 IDLE_ROUNDS = 60
-# Users whose bills are read by one query.
+# Users that are known, those that were used last.
+MOST_ACCOUNTS = 5000
+# Users whose bills are read by one query, and who are read again in one round, those first that were read longest ago:
+# who is not is read at the next use.
 USERS_AT_ONCE = 100
+USERS_A_ROUND = 500
 
 
 @dataclass(slots=True)
@@ -51,7 +57,7 @@ class Account:
     bill: Bill
     read: int  # which reading the bill is of; a later number began later
     counted: Noted  # what of `noted` the bill counts
-    noted: Noted = field(default_factory=lambda: Noted())
+    noted: Noted = field(default_factory=Noted)
     read_at: datetime | None = None
     idle_rounds: int = 0
     running: dict[int, tuple[str, int]] = field(default_factory=dict)
@@ -75,9 +81,11 @@ class Budgets:
         self._ledger = ledger
         self._budgets = budgets
         self._clock = metering.clock
-        self._accounts: dict[str, Account] = {}
-        self._reading: dict[str, anyio.Lock] = {}
+        self._accounts: dict[str, Account] = {}  # used longest ago first
+        self._reading: Flights[str] = Flights()
         self._tickets = count()
+        self._woken: set[str] = set()
+        self._wake = anyio.Event()
         self._in_use = anyio.Event()
         self._reads = count()
 
@@ -92,6 +100,11 @@ class Budgets:
         """As it was read last, a few seconds ago at most."""
         return (await self._account(user_id)).bill
 
+    async def state(self, user_id: str) -> tuple[BudgetState, Bill]:
+        """Where the user's period stands now, and the bill that was read last."""
+        account = await self._account(user_id)
+        return state_of(self._position(account, 0), account.bill.lines), account.bill
+
     @asynccontextmanager
     async def admit(self, user_id: str, database_id: str, wanted_s: float) -> AsyncIterator[Grant]:
         """What the budget allows one call on the database; for the time of the block, others cannot spend the same."""
@@ -105,6 +118,13 @@ class Budgets:
         finally:
             account.running.pop(ticket, None)
             account.changed()
+
+    def woken(self, user_id: str, database_id: str) -> None:
+        """A use of the database begins. If it was asleep, other servers are soon to know that it is not."""
+        account, now_us = self._accounts.get(user_id), to_us(self._clock())
+        if account is not None and self._awake_until(account, database_id, now_us) <= now_us:
+            self._woken.add(user_id)
+            self._wake.set()
 
     def note(self, user_id: str, database_id: str, extra_us: int) -> None:
         """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
@@ -169,22 +189,26 @@ class Budgets:
         if account is None:
             await self._budgets.ensure(user_id, anchor=self._clock())
         elif self._fresh(account):
-            account.idle_rounds = 0
-            return account
-        async with self._reading.setdefault(user_id, anyio.Lock()):
+            return self._used(user_id)
+        async with self._reading.of(user_id):
             account = self._accounts.get(user_id)
             if account is None or not self._fresh(account):
                 try:
                     if not await self.refresh([user_id]):  # the user was deleted meanwhile, or is anew
                         await self._budgets.ensure(user_id, anchor=self._clock())
-                        await self.refresh([user_id])
+                        if not await self.refresh([user_id]):
+                            raise no_such_user(user_id)
                 except AgentDBError as error:
                     if account is None or not error.retryable:
                         raise
                     log.warning("budget not refreshed", code=error.code)
                     account.read_at = self._clock()
-        self._accounts[user_id].idle_rounds = 0
-        return self._accounts[user_id]
+        return self._used(user_id)
+
+    def _used(self, user_id: str) -> Account:
+        account = self._accounts[user_id] = self._accounts.pop(user_id)
+        account.idle_rounds = 0
+        return account
 
     def _fresh(self, account: Account) -> bool:
         now, read_at = self._clock(), account.read_at
@@ -233,6 +257,7 @@ class Budgets:
 
     async def flush(self) -> None:
         """Store what is noted, if that can be done."""
+        self.metering.note_running()
         try:
             await self.metering.flush()
         except AgentDBError as error:
@@ -255,31 +280,47 @@ class Budgets:
             while True:
                 await anyio.sleep(self._policy.metering.flush_s)
                 self._forget_idle()
-                users = list(self._accounts)
-                for start in range(0, max(1, len(users)), USERS_AT_ONCE):
-                    for bill in await self._refreshed(users[start : start + USERS_AT_ONCE]):
-                        if bill.unsettled and bill.user_id not in following:
-                            following.add(bill.user_id)
-                            group.start_soon(told, bill)
+                users = heapq.nsmallest(USERS_A_ROUND, self._accounts, key=lambda user: self._accounts[user].read)
+                for bill in await self._refreshed(users):
+                    if bill.unsettled and bill.user_id not in following:
+                        following.add(bill.user_id)
+                        group.start_soon(told, bill)
+
+    async def keep_telling(self) -> None:
+        """Store at once what a database uses that was asleep, and tell the other servers, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            users, self._woken = self._woken, set()
+            try:
+                self.metering.note_running()
+                await self.metering.flush()
+                await self._budgets.tell_used(users)
+            except AgentDBError as error:  # it is stored with the next round
+                log.warning("other servers not told of use", code=error.code)
 
     async def _refreshed(self, user_ids: Collection[str]) -> list[Bill]:
-        try:
-            return await self.refresh(user_ids)
-        except AgentDBError as error:
-            log.warning("budgets not refreshed", code=error.code)
-            return []
+        """As `refresh`, a few at a time; with nobody to read, what is noted is stored all the same."""
+        users, bills = list(user_ids), list[Bill]()
+        for start in range(0, max(1, len(users)), USERS_AT_ONCE):
+            try:
+                bills += await self.refresh(users[start : start + USERS_AT_ONCE])
+            except AgentDBError as error:
+                log.warning("budgets not refreshed", code=error.code)
+        return bills
 
     def _forget_idle(self) -> None:
+        spare = len(self._accounts) - MOST_ACCOUNTS
         for user_id, account in list(self._accounts.items()):
             account.idle_rounds += 1
-            if account.idle_rounds > IDLE_ROUNDS and not account.running:
+            if not account.running and (account.idle_rounds > IDLE_ROUNDS or spare > 0):
                 del self._accounts[user_id]
-                self._reading.pop(user_id, None)
+                spare -= 1
 
     async def keep_listening(self) -> None:
         """Read again whom another server says that something changed for, until cancelled; from the first call on."""
         await self._in_use.wait()
         async with aclosing(self._budgets.changes()) as changes:
             async for user_id in changes:
-                users = {user_id} if user_id else self._accounts.keys()
-                await self._refreshed(self._accounts.keys() & users)
+                if known := self._accounts.keys() & ({user_id} if user_id else self._accounts.keys()):
+                    await self._refreshed(known)

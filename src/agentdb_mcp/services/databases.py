@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
 
-import anyio
-
 from agentdb_mcp.credentials.cipher import Cipher, DecryptionError, looks_encrypted
-from agentdb_mcp.credentials.references import is_own_reference, is_unresolved
+from agentdb_mcp.credentials.references import is_own_reference, is_own_token, is_unresolved
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, InvalidArgument, NotAllowed
 from agentdb_mcp.logs import register_secret
 from agentdb_mcp.models import AccessMode, DatabaseStatus, DatabaseTarget, Ownership, Scope, Secret, Tenant
 from agentdb_mcp.providers import project_name
+from agentdb_mcp.services.flights import Flights
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.provisioning import Provisioning
-from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, SimVariables, WorkspaceRow
+from agentdb_mcp.services.variables import Variables
+from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, WorkspaceRow
+from agentdb_mcp.store.identity import is_archived
 
 VARIABLE = {Scope.AGENT: "AGENT_DB_URL", Scope.GLOBAL: "GLOBAL_DB_URL"}
 # How long a database is used before its row, its owner or its variable is looked at again.
 FRESH_S = 15.0
+# Databases that are remembered, those that were asked for last: what is not is resolved when it is asked for again.
+REMEMBERED = 5000
+_GONE = {DatabaseStatus.DELETING, DatabaseStatus.DELETED}
 _TENANTS_OPTIONS = {"channel_binding", "sslmode"}
 # To the driver a path, also a percent-encoded one, is a Unix socket, and a comma parts several hosts.
 _TENANTS_HOST = re.compile(r"[A-Za-z0-9._:-]+")
@@ -46,45 +52,84 @@ class Control:
     databases: DatabaseStore
     identity: IdentityStore
     budgets: BudgetStore
-    variables: SimVariables
+    owners: Owners
+    variables: Variables
     provisioning: Provisioning
+    # Raises BudgetExceeded for a user whose budget pays for no new database.
+    check_payer: Callable[[str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Known:
+    """A database that was resolved, and how long it is used before it is resolved again."""
+
+    database: OpenDatabase
+    fresh_until: float
+
+    @property
+    def fresh(self) -> bool:
+        return self.database.fixed or time.monotonic() < self.fresh_until
 
 
 class Databases:
-    """Resolves and remembers databases by tenant and scope."""
+    """Resolves and remembers databases by tenant and scope.
 
-    def __init__(self, urls: dict[Scope, Secret | None], cipher: Cipher | None, control: Control | None) -> None:
+    `retired` is told the target's key of a database that turns out to be deleted, or replaced by another.
+    """
+
+    def __init__(
+        self,
+        urls: dict[Scope, Secret | None],
+        cipher: Cipher | None,
+        control: Control | None,
+        retired: Callable[[str], None],
+    ) -> None:
         self._urls = urls
         self._cipher = cipher
         self._control = control
-        self._known: dict[tuple[Tenant, Scope], tuple[OpenDatabase, float]] = {}
-        self._flights: dict[tuple[Tenant, Scope], anyio.Lock] = {}
+        self._retired = retired
+        self._known: dict[tuple[Tenant, Scope], _Known] = {}  # asked for longest ago first
+        self._flights: Flights[tuple[Tenant, Scope]] = Flights()
 
     async def open(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
-        """The tenant's database. Raises DatabaseUnavailable, ProvisioningFailed or ConfigurationError."""
-        key = (tenant, scope)
-        known, fresh_until = self._known.get(key, (None, 0.0))
-        if known is not None and (known.fixed or time.monotonic() < fresh_until):
-            return known
-        async with self._flights.setdefault(key, anyio.Lock()):
-            known, fresh_until = self._known.get(key, (None, 0.0))
-            if known is None or time.monotonic() >= fresh_until:
-                known = await self._again(known, tenant, scope)
-                self._known[key] = (known, time.monotonic() + FRESH_S)
+        """The tenant's database. Raises DatabaseUnavailable, ProvisioningFailed, ConfigurationError, BudgetExceeded."""
+        if (known := self._recall(tenant, scope)) is not None and known.fresh:
+            return known.database
+        async with self._flights.of((tenant, scope)):
+            known = self._recall(tenant, scope)
+            if known is None or not known.fresh:
+                database = await self._again(known.database if known else None, tenant, scope)
+                known = _Known(database, time.monotonic() + FRESH_S)
+                self._known[tenant, scope] = known
+                if len(self._known) > REMEMBERED:
+                    del self._known[next(iter(self._known))]
+        return known.database
+
+    def _recall(self, tenant: Tenant, scope: Scope) -> _Known | None:
+        if (known := self._known.pop((tenant, scope), None)) is not None:
+            self._known[tenant, scope] = known
         return known
 
     async def _again(self, known: OpenDatabase | None, tenant: Tenant, scope: Scope) -> OpenDatabase:
         """Resolve; what is known already outlives a control database that is away."""
         try:
-            return await self._resolve(tenant, scope)
+            found = await self._resolve(tenant, scope)
         except DatabaseUnavailable as error:
-            if known is None or not error.retryable:
+            if known is None:
                 raise
-            return known
+            if error.retryable:
+                return known
+            self._known.pop((tenant, scope), None)
+            self._retired(known.target.key)
+            raise
+        if known is not None and known.target.key != found.target.key:
+            self._retired(known.target.key)
+        return found
 
     def forget(self, tenant: Tenant, scope: Scope) -> None:
         """Resolve anew at the next call: the database did not answer."""
-        self._known.pop((tenant, scope), None)
+        if (known := self._known.get((tenant, scope))) is not None:
+            known.fresh_until = 0.0
 
     async def _resolve(self, tenant: Tenant, scope: Scope) -> OpenDatabase:
         given = self._urls.get(scope)
@@ -110,7 +155,10 @@ class Databases:
         else:
             row = await _owned(row, user_id, control)
         if row is None or row.status is not DatabaseStatus.READY:
+            if row is not None and row.status not in _GONE:  # nothing is made for a payer who cannot pay
+                await control.check_payer(user_id)
             row = await control.provisioning.ensure(scope, owner_id)
+            await control.variables.offer(scope, owner_id, user_id)
         return self._managed(row, scope)
 
     def _managed(self, row: DatabaseRow, scope: Scope) -> OpenDatabase:
@@ -128,12 +176,12 @@ class Databases:
 
 
 def plain_url(value: str, name: str, cipher: Cipher | None) -> Secret | None:
-    """The URL in a variable, plain or encrypted; None for a reference, which counts as missing.
+    """The URL in a variable, plain or encrypted; None for a reference or a token, which count as missing.
 
     Raises ConfigurationError that names the variable, never its value.
     """
     value = value.strip()
-    if not value or is_own_reference(value) or is_unresolved(value):
+    if not value or is_own_reference(value) or is_own_token(value) or is_unresolved(value):
         return None
     if looks_encrypted(value):
         try:
@@ -180,14 +228,15 @@ def _decrypt(stored: str, cipher: Cipher | None) -> Secret:
 
 
 async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
-    """Write down that the database should exist, unless its user was deleted."""
+    """Write down that the database should exist, unless its user was deleted or cannot pay for it."""
     of_user = await control.databases.find(Scope.GLOBAL, project_name(Scope.GLOBAL, user_id))
-    if of_user is not None and of_user.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+    if of_user is not None and of_user.status in _GONE:
         raise DatabaseUnavailable("The user was deleted.", hint="Whoever runs the platform can create it anew.")
     await control.identity.ensure_user(user_id)
     if scope is Scope.AGENT:
         await control.identity.ensure_workspace(owner_id, owner_id, user_id)
     await control.budgets.ensure(user_id)
+    await control.check_payer(user_id)
     name = project_name(scope, owner_id)
     await control.databases.declare(scope, owner_id, user_id=user_id, project_name=name)
 
@@ -195,20 +244,22 @@ async def _declare(scope: Scope, user_id: str, owner_id: str, control: Control) 
 async def _check_owner(scope: Scope, user_id: str, owner_id: str, control: Control) -> None:
     workspace = await control.identity.workspace(owner_id) if scope is Scope.AGENT else None
     if workspace is not None:
-        _check_is_owner(workspace, user_id)
+        _check_workspace(workspace, user_id)
 
 
-def _check_is_owner(workspace: WorkspaceRow | None, user_id: str) -> None:
+def _check_workspace(workspace: WorkspaceRow | None, user_id: str) -> None:
     if workspace is None or workspace.owner_id != user_id:
         raise NotAllowed("This workspace belongs to another user.")
+    if workspace.archived:
+        raise is_archived()
 
 
 async def _owned(row: DatabaseRow, user_id: str, control: Control) -> DatabaseRow:
     """The row if the user may use and pays for it; a workspace that changed hands changes its payer."""
-    if row.scope is Scope.GLOBAL or row.status in {DatabaseStatus.DELETING, DatabaseStatus.DELETED}:
+    if row.scope is Scope.GLOBAL or row.status in _GONE:
         return row
-    _check_is_owner(await control.identity.workspace(row.owner_id or ""), user_id)
-    return row if row.user_id == user_id else await control.databases.set_payer(row, user_id)
+    _check_workspace(await control.identity.workspace(row.owner_id or ""), user_id)
+    return row if row.user_id == user_id else await control.owners.hand_over(row, user_id)
 
 
 def _plain(url: Secret, scope: Scope) -> OpenDatabase:

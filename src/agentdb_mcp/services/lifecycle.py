@@ -9,8 +9,10 @@ from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import DatabaseStatus, Scope
 from agentdb_mcp.providers import project_name
+from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.usage import check_tier
+from agentdb_mcp.services.variables import Variables
 from agentdb_mcp.store import BudgetStore, DatabaseRow, DatabaseStore, IdentityStore, OwnerUnknown, TokenStore
 
 log = get_logger(__name__)
@@ -27,16 +29,22 @@ class Lifecycle:
     budgets: BudgetStore
     tokens: TokenStore
     provisioning: Provisioning
+    variables: Variables
+    owners: Owners
     tiers: Collection[str]
 
     async def create_user(self, user_id: str, tier: str = "free") -> DatabaseRow:
         """Register the user with a global database, all or nothing."""
         check_tier(tier, self.tiers)
         made = await self.identity.ensure_user(user_id)
+        wrote = False
         try:
             await self.budgets.ensure(user_id, tier)
+            wrote = await self.variables.write(Scope.GLOBAL, user_id, user_id)
             return await self._create(Scope.GLOBAL, user_id, user_id)
         except AgentDBError:
+            if wrote:
+                await self._unwrite(Scope.GLOBAL, user_id)
             if made:
                 await self._undo(Scope.GLOBAL, user_id)
                 await self.identity.remove_user(user_id)
@@ -54,10 +62,14 @@ class Lifecycle:
     async def _create_workspace(self, workspace_id: str, user_id: str, name: str) -> DatabaseRow:
         await self.identity.require_user(user_id)
         made = await self.identity.ensure_workspace(workspace_id, name, user_id)
+        wrote = False
         try:
             await self.budgets.ensure(user_id)
+            wrote = await self.variables.write(Scope.AGENT, workspace_id, user_id)
             return await self._create(Scope.AGENT, workspace_id, user_id)
         except AgentDBError:
+            if wrote:
+                await self._unwrite(Scope.AGENT, workspace_id)
             if made:
                 await self._undo(Scope.AGENT, workspace_id)
                 await self.identity.remove_workspace(workspace_id)
@@ -72,11 +84,11 @@ class Lifecycle:
         return await self._begin_to_delete(await self.database(Scope.AGENT, workspace_id))
 
     async def begin_to_delete_user(self, user_id: str) -> bool:
-        """Mark all of the user's databases for removal; whether anything is left to remove."""
-        rows = await self.databases.of_user(user_id)
+        """Mark for removal what `delete_user` removes; whether anything is left to remove."""
+        rows = [row for row in await self.databases.of_user(user_id) if not await self._goes_on(row, user_id)]
         for row in rows:
             await self._begin_to_delete(row)
-        return bool(rows) or await self.identity.has_user(user_id)
+        return bool(rows) or (await self.identity.has_user(user_id) and not await self.identity.is_platforms())
 
     async def _begin_to_delete(self, row: DatabaseRow | None) -> DatabaseRow | None:
         if row is None or row.status is DatabaseStatus.DELETED:
@@ -93,15 +105,33 @@ class Lifecycle:
         await self.identity.remove_workspace(workspace_id)
 
     async def delete_user(self, user_id: str) -> None:
-        """Remove the user's tokens and databases, agents' first, then the workspaces and the user."""
+        """Remove the user's tokens and databases, agents' first, then the workspaces and the user.
+
+        The database of a workspace that goes on, with this owner or with another one, goes on with it.
+        """
         await self.tokens.delete_of(user_id=user_id)
-        for row in reversed(await self.databases.of_user(user_id)):
-            if row.status is DatabaseStatus.DELETED:
+        theirs = await self.databases.of_user(user_id)
+        # The platform may have deleted the user already, and then the row does not name the user any more.
+        last = await self.databases.find(Scope.GLOBAL, project_name(Scope.GLOBAL, user_id))
+        for row in [*reversed(theirs), *([last] if last is not None else [])]:
+            if row.status is DatabaseStatus.DELETED or await self._goes_on(row, user_id):
                 continue
             await self.provisioning.remove(row)
             if row.scope is Scope.AGENT and row.owner_id is not None:
                 await self.identity.remove_workspace(row.owner_id)
         await self.identity.remove_user(user_id)
+
+    async def _goes_on(self, row: DatabaseRow, user_id: str) -> bool:
+        """Whether its workspace was handed over, or still is there on a platform that may hand it over."""
+        if row.scope is Scope.GLOBAL or row.owner_id is None or row.status is DatabaseStatus.DELETING:
+            return False
+        workspace = await self.identity.workspace(row.owner_id)
+        if workspace is None or workspace.archived:
+            return False
+        if workspace.owner_id != user_id:
+            await self.owners.hand_over(row, workspace.owner_id)
+            return True
+        return await self.identity.is_platforms()
 
     async def _create(self, scope: Scope, owner_id: str, user_id: str) -> DatabaseRow:
         name = project_name(scope, owner_id)
@@ -110,6 +140,12 @@ class Lifecycle:
             await self.provisioning.remove(known)  # what was begun is finished first
         await self.databases.declare(scope, owner_id, user_id=user_id, project_name=name, revive=True)
         return await self.provisioning.ensure(scope, owner_id)
+
+    async def _unwrite(self, scope: Scope, owner_id: str) -> None:
+        try:
+            await self.variables.remove(scope, owner_id)
+        except AgentDBError as error:  # it is a reference to what will be made on first use
+            log.debug("undo left a variable", scope=str(scope), code=error.code)
 
     async def _undo(self, scope: Scope, owner_id: str) -> None:
         row = await self.databases.find(scope, project_name(scope, owner_id))

@@ -32,14 +32,22 @@ def from_us(moment_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=moment_us)
 
 
+def iso(moment: datetime) -> str:
+    """As people and programs are told it: UTC, to the second."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 @dataclass(slots=True)
 class _Size:
-    """What a database's size was and when, None while it was not looked at; how long was written since."""
+    """What a database's size was and when, None while it was not looked at; how long was written since.
+
+    `touched` is when either happened last.
+    """
 
     bytes: int = 0
     at: datetime | None = None
     written_s: float = 0.0
-    stored: bool = True
+    touched: datetime = EPOCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +61,18 @@ class _Running:
 
 @dataclass(slots=True)
 class Metering:
-    """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted."""
+    """Notes uses and sizes in memory; `flush` stores them, and on failure they stay noted.
+
+    What runs is noted when it ends, and whenever `note_running` is called.
+    """
 
     meter: SpanMeter[str]
     ledger: LedgerStore
     clock: Clock
     size_sample_s: float
     _server: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _sizes: dict[str, _Size] = field(default_factory=dict)
+    _sizes: dict[str, _Size] = field(default_factory=dict)  # touched longest ago first
+    _unstored: dict[str, _Size] = field(default_factory=dict)
     _running: dict[int, _Running] = field(default_factory=dict)
     _storing: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -71,7 +83,9 @@ class Metering:
         extra_us = self.meter.extra_us(database_id, began_us, ended_us)
         self.meter.note(database_id, began_us, ended_us, sent_bytes)
         if wrote:
-            self._sizes.setdefault(database_id, _Size()).written_s += max(0.0, (end - start).total_seconds())
+            size = self._sizes[database_id] = self._sizes.pop(database_id, _Size())
+            size.written_s += max(0.0, (end - start).total_seconds())
+            size.touched = end
         return extra_us
 
     def wants_size(self, database_id: str) -> bool:
@@ -84,9 +98,9 @@ class Metering:
 
     def note_size(self, database_id: str, size_bytes: int) -> int:
         """The size now; by how many bytes it grew since this server saw it last, 0 where it sees it first."""
-        known = self._sizes.get(database_id)
+        known, now = self._sizes.pop(database_id, None), self.clock()
         grown = size_bytes - known.bytes if known and known.at else 0
-        self._sizes[database_id] = _Size(size_bytes, self.clock(), stored=False)
+        self._sizes[database_id] = self._unstored[database_id] = _Size(size_bytes, now, touched=now)
         return grown
 
     @contextmanager
@@ -111,7 +125,6 @@ class Metering:
 
     async def flush(self) -> None:
         """Store what is noted. Raises DatabaseUnavailable."""
-        self.note_running()
         async with self._storing:
             batch = self.meter.take()
             hours: dict[tuple[str, int], MeteredHour] = {}
@@ -119,20 +132,21 @@ class Metering:
                 spans = tuple((from_us(start), from_us(end)) for start, end in each.spans)
                 hour = MeteredHour(each.key, from_us(each.hour_start_us), spans, each.sent_bytes_total)
                 hours[each.key, each.hour_start_us] = hour
-            sizes = [(key, size, size.at) for key, size in self._sizes.items() if size.at and not size.stored]
-            for key, size, at in sizes:
+            sizes = dict(self._unstored)
+            for key, size in sizes.items():
+                at = size.at or EPOCH
                 begin = at.replace(minute=0, second=0, microsecond=0)
                 known = hours.get((key, to_us(begin)), MeteredHour(key, begin))
                 hours[key, to_us(begin)] = replace(known, size_bytes=size.bytes, size_at=at)
             await self.ledger.store(self._server, list(hours.values()))
             self.meter.settle(batch)
-            for _, size, _ in sizes:
-                size.stored = True
+            for key, size in sizes.items():
+                if self._unstored[key] is size:
+                    del self._unstored[key]
             self._forget_sizes()
 
     def _forget_sizes(self) -> None:
-        """Of databases that nobody uses any more."""
-        now = self.clock()
-        for key, size in list(self._sizes.items()):
-            if size.stored and size.at is not None and (now - size.at).total_seconds() > max(3600, self.size_sample_s):
-                del self._sizes[key]
+        """Of databases that nobody writes to any more."""
+        before = self.clock() - timedelta(seconds=max(3600.0, self.size_sample_s))
+        while self._sizes and (key := next(iter(self._sizes))) and self._sizes[key].touched < before:
+            del self._sizes[key]

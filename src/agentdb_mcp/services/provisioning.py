@@ -18,6 +18,7 @@ from agentdb_mcp.execution import layout
 from agentdb_mcp.logs import get_logger, register_secret
 from agentdb_mcp.models import DatabaseStatus, ProjectSettings, Scope
 from agentdb_mcp.providers import Provider, project_name
+from agentdb_mcp.services.variables import Variables
 from agentdb_mcp.store import Claim, DatabaseRow, DatabaseStore
 
 log = get_logger(__name__)
@@ -38,6 +39,7 @@ class Provisioning:
     connection_limit: int
     # What a new project is made with, by who pays for it.
     settings: Callable[[str | None], Awaitable[ProjectSettings]]
+    variables: Variables
 
     async def ensure(self, scope: Scope, owner_id: str) -> DatabaseRow:
         """The ready row of a declared database: made by us, or waited for while another process makes it."""
@@ -142,6 +144,8 @@ class Provisioning:
             provider, _ = self._configured()
             for project in await provider.find(claim.row.project_name):
                 await provider.delete(project.id)
+        if claim.row.owner_id is not None:
+            await self.variables.remove(claim.row.scope, claim.row.owner_id)
         await self.databases.record_deleted(claim)
         log.info("database deleted", project=claim.row.project_name)
 

@@ -31,7 +31,9 @@ from agentdb_mcp.models import (
     Tenant,
 )
 from agentdb_mcp.policy import Policy
+from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
 
@@ -58,11 +60,19 @@ class Answer:
 class Queries:
     """Runs agents' statements and our catalog reads on tenants' databases."""
 
-    def __init__(self, policy: Policy, databases: Databases, pools: Pools, spending: Spending | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        databases: Databases,
+        pools: Pools,
+        spending: Spending | None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._policy = policy
         self._databases = databases
         self._pools = pools
         self._spending = spending
+        self._recorder = recorder
         self._text_limits = gate.TextLimits.of(policy.limits)
         self._throttle = Throttle(
             calls_per_window=policy.limits.calls_per_window,
@@ -80,7 +90,7 @@ class Queries:
         transaction: bool = False,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing. Raises AgentDBError."""
-        with self._throttle.call(tenant):
+        with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
             return await self._execute(tenant, scope, statements, max_rows, transaction)
 
     async def _execute(
@@ -99,8 +109,7 @@ class Queries:
             if not decision.allowed:
                 raise _refusal(decision, allowance)
             allowance.check(facts)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            call = Call(statements, limits, read_only=decision.read_only)
+            call = Call(statements, allowance.shortened(limits, len(statements)), read_only=decision.read_only)
             try:
                 results = await self._run(tenant, database, call)
             except SqlError as error:
@@ -117,7 +126,7 @@ class Queries:
 
         What the sink has taken by then was read in one snapshot, but is not all of it.
         """
-        with self._throttle.call(tenant):
+        with recorded(self._recorder, tenant, scope, [statement]), self._throttle.call(tenant):
             facts = await self._classify(statement.sql, 0, [statement])
             database = await self._databases.open(tenant, scope)
             limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)
@@ -131,7 +140,7 @@ class Queries:
 
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
-        with self._throttle.call(tenant):
+        with recorded(self._recorder, tenant, scope, statements, Kind.READ), self._throttle.call(tenant):
             return await self._catalog(tenant, scope, statements)
 
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
@@ -140,8 +149,8 @@ class Queries:
         async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
             if allowance.state is BudgetState.PAUSED:
                 raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
-            limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds / len(statements)))
-            return await self._run(tenant, database, Call(statements, limits, catalog=True))
+            call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
+            return await self._run(tenant, database, call)
 
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool
@@ -208,7 +217,7 @@ class Queries:
 
     async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
         try:
-            return await self._pools.run(database.target, call)
+            return recording.gave(await self._pools.run(database.target, call))
         except DatabaseUnavailable:
             self._databases.forget(tenant, database.scope)
             raise
@@ -220,8 +229,8 @@ class Queries:
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:
             if len(sql) <= PARSE_INLINE_MAX:
-                return gate.classify(sql, self._text_limits)
-            return await anyio.to_thread.run_sync(gate.classify, sql, self._text_limits)
+                return recording.found(gate.classify(sql, self._text_limits))
+            return recording.found(await anyio.to_thread.run_sync(gate.classify, sql, self._text_limits))
         except AgentDBError as error:
             if len(statements) > 1:
                 error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
@@ -230,6 +239,7 @@ class Queries:
     @asynccontextmanager
     async def _allowance(self, database: OpenDatabase, wanted_s: float) -> AsyncIterator[Allowance]:
         """What whoever pays for the database has left for a call."""
+        recording.reached(database.row_id)
         counted = metered(database)
         if self._spending is None or counted is None:
             yield Allowance(BudgetState.OK, wanted_s)

@@ -45,7 +45,7 @@ _MENDING = {
     Kind.DUPLICATE: "the row uses another project of this name: delete this one",
     Kind.HALF_MADE: "its making was interrupted: complete it",
     Kind.HALF_DELETED: "its deletion was interrupted: complete it",
-    Kind.OWNERLESS: "its owner is archived or gone: delete the database",
+    Kind.OWNERLESS: "its owner is gone, or archived for too long: delete the database",
     Kind.LOST: "the row's project is gone at the provider: recover it",
 }
 
@@ -74,15 +74,23 @@ class Mended:
 
 
 def plan(
-    projects: Sequence[Project], rows: Sequence[Inventory], now: datetime, *, settled_s: float = SETTLED_S
+    projects: Sequence[Project],
+    rows: Sequence[Inventory],
+    now: datetime,
+    *,
+    settled_s: float = SETTLED_S,
+    archived_keep_s: float = 0.0,
 ) -> list[Finding]:
-    """What differs. `projects` must have been listed before `rows`: a row is older than its project."""
+    """What differs. `projects` must have been listed before `rows`: a row is older than its project.
+
+    The database of an archived workspace is kept for `archived_keep_s`.
+    """
     by_name: dict[str, list[Project]] = defaultdict(list)
     for project in projects:
         by_name[project.name].append(project)
     found: list[Finding] = []
     for entry in rows:
-        found += _of_row(entry, by_name.pop(entry.row.project_name, []), now, settled_s)
+        found += _of_row(entry, by_name.pop(entry.row.project_name, []), now, settled_s, archived_keep_s)
     for name, unwanted in by_name.items():
         if (scope := _scope(name)) is not None:
             old = [project for project in unwanted if _settled(project, now, settled_s)]
@@ -90,11 +98,13 @@ def plan(
     return found
 
 
-def _of_row(entry: Inventory, projects: list[Project], now: datetime, settled_s: float) -> Iterator[Finding]:
+def _of_row(
+    entry: Inventory, projects: list[Project], now: datetime, settled_s: float, archived_keep_s: float
+) -> Iterator[Finding]:
     row = entry.row
     if entry.leased:
         return
-    if (kind := _unfinished(entry, settled_s)) is not None:
+    if (kind := _unfinished(entry, settled_s, archived_keep_s)) is not None:
         yield Finding(kind, row.project_name, row.scope, row.project_id, row)
     elif row.status is DatabaseStatus.READY and row.ownership is Ownership.PLATFORM:
         if row.project_id is not None and row.project_id not in {project.id for project in projects}:
@@ -104,12 +114,14 @@ def _of_row(entry: Inventory, projects: list[Project], now: datetime, settled_s:
                 yield Finding(Kind.DUPLICATE, row.project_name, row.scope, project.id, row)
 
 
-def _unfinished(entry: Inventory, settled_s: float) -> Kind | None:
+def _unfinished(entry: Inventory, settled_s: float, archived_keep_s: float) -> Kind | None:
     rests = entry.idle_s >= settled_s
     if entry.row.status is DatabaseStatus.DELETING:
         return Kind.HALF_DELETED if rests else None
-    if entry.ownerless:
+    if entry.ownerless or (entry.archived_s is not None and entry.archived_s >= archived_keep_s):
         return Kind.OWNERLESS
+    if entry.archived_s is not None:
+        return None
     return Kind.HALF_MADE if entry.row.status in _BEGINNING and rests else None
 
 
@@ -133,12 +145,14 @@ class Reconcile:
     provisioning: Provisioning
     provider: Provider
     settled_s: float = SETTLED_S
+    archived_keep_s: float = 0.0
 
     async def look(self) -> list[Finding]:
         """What differs now; changes nothing. Raises ProvisioningFailed, DatabaseUnavailable."""
         projects = [project for scope in Scope for project in await self.provider.projects(f"{scope}-")]
         rows = await self.provisioning.databases.inventory()
-        return plan(projects, rows, datetime.now(UTC), settled_s=self.settled_s)
+        keep_s = self.archived_keep_s
+        return plan(projects, rows, datetime.now(UTC), settled_s=self.settled_s, archived_keep_s=keep_s)
 
     async def mend(self, findings: Sequence[Finding], tell: Callable[[Mended], None]) -> None:
         """Mend each, several at once, and tell of each; one that fails stops no other and is found again next time."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import BudgetState, Kind, Result, StatementFacts
+from agentdb_mcp.models import BudgetState, Kind, Limits, Result, StatementFacts
 from agentdb_mcp.services.bills import Bill
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import OpenDatabase
-from agentdb_mcp.services.metering import Metering
+from agentdb_mcp.services.metering import Metering, iso
 from agentdb_mcp.services.pausing import Pausing
 
 log = get_logger(__name__)
@@ -38,6 +39,10 @@ class Allowance:
                 hint=f"DROP what is not needed, which is still allowed. {self.until}",
             )
 
+    def shortened(self, limits: Limits, statements: int) -> Limits:
+        """The limits of each of so many statements, which together run no longer than this allows."""
+        return replace(limits, timeout_s=min(limits.timeout_s, self.seconds / statements))
+
     @property
     def until(self) -> str:
         """What is used, of what, until when; empty where there is no budget."""
@@ -45,8 +50,7 @@ class Allowance:
             return ""
         used = self.bill.used_microcents // MICROCENTS_PER_CENT
         limit = self.bill.limit_microcents // MICROCENTS_PER_CENT
-        end = self.bill.period_end.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        said = f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {end}."
+        said = f"Used ${used / 100:.2f} of ${limit / 100:.2f}; the period ends {iso(self.bill.period_end)}."
         if self.bill.used_microcents < self.bill.lines.warning and self.state is not BudgetState.OK:
             kept = self.bill.committed_microcents // MICROCENTS_PER_CENT
             said += f" The data that is stored now will cost ${kept / 100:.2f} until then."
@@ -76,12 +80,29 @@ class Spending:
             seconds = grant.us / 1_000_000
             yield Allowance(grant.state, seconds, bill, grant.reclaim_only, lowered=seconds < wanted_s)
 
+    async def check_new(self, payer: str) -> None:
+        """Whether the payer's budget has room for a database that is to be made. Raises BudgetExceeded."""
+        state, bill = await self.budgets.state(payer)
+        if state in {BudgetState.EXCEEDED, BudgetState.PAUSED}:
+            raise BudgetExceeded(
+                "The database is not there yet and is not made now: the budget is used up.",
+                hint=Allowance(state, 0, bill).until,
+            )
+
     def now(self) -> datetime:
         return self.metering.clock()
 
-    def running(self, payer: str, database_id: str) -> AbstractContextManager[Callable[[], None]]:
+    @contextmanager
+    def running(self, payer: str, database_id: str) -> Iterator[Callable[[], None]]:
         """A use until the end of the block, from when what is yielded is called."""
-        return self.metering.running(database_id, lambda extra_us: self.budgets.note(payer, database_id, extra_us))
+
+        def begin() -> None:
+            begun()
+            self.budgets.woken(payer, database_id)
+
+        noted = partial(self.budgets.note, payer, database_id)
+        with self.metering.running(database_id, noted) as begun:
+            yield begin
 
     def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
         """A use that began then and ends now."""

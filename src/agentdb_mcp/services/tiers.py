@@ -14,8 +14,6 @@ from agentdb_mcp.store import BudgetStore, DatabaseStore
 
 log = get_logger(__name__)
 
-# What Neon does unasked; its free plan refuses a setting, even this one.
-NEON_SUSPEND_TIMEOUT_S = 300
 BEING_MADE = frozenset({DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING})
 
 
@@ -62,10 +60,8 @@ class Tiers:
                     await self.budgets.record_placed(user_id, budget.tier)
 
     def _settings(self, tier: str) -> ProjectSettings:
-        paid = tier in self.policy.organizations.paid_tiers
-        timeout = self.policy.compute.suspend_timeout_s
         return ProjectSettings(
             max_cu=float(self.policy.compute.max_cu),
-            suspend_timeout_s=timeout if paid and timeout != NEON_SUSPEND_TIMEOUT_S else None,
-            paid=paid,
+            suspend_timeout_s=self.policy.compute.suspend_timeout_s,
+            paid=tier in self.policy.organizations.paid_tiers,
         )

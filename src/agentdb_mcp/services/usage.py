@@ -6,17 +6,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from agentdb_mcp.costs import MICROCENTS_PER_CENT, Position, Prices, cost_microcents, period_of, state_of, to_cents
+from agentdb_mcp.costs import Position, Prices, cost_microcents, period_of, state_of, to_cents
 from agentdb_mcp.errors import AgentDBError, InvalidArgument
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import BudgetReport, DatabaseCost, DayCost, Ownership, Quantities, Scope
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, limit_microcents, lines_of
 from agentdb_mcp.services.budgets import Budgets
-from agentdb_mcp.services.metering import Clock
+from agentdb_mcp.services.metering import Clock, iso
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.tiers import Tiers
-from agentdb_mcp.store import BudgetStore, DatabaseUsage, IdentityStore, LedgerStore
+from agentdb_mcp.store import BudgetStore, DatabaseUsage, IdentityStore, LedgerStore, no_such_user
 
 log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Usage:
         limit = limit_microcents(self.policy, tier, None)
         state = state_of(Position(0), lines_of(self.policy, limit))
         _, end = period_of(now, now)
-        return BudgetReport(limit, 0, state, _iso(now), _iso(end), tier)
+        return BudgetReport(limit, 0, state, iso(now), iso(end), tier)
 
     async def knows(self, user_id: str) -> bool:
         """Whether there is such a user yet."""
@@ -102,7 +102,9 @@ class Usage:
     async def _read(self, user_id: str) -> Bill:
         await self.identity.require_user(user_id)
         await self.store.ensure(user_id, anchor=self.clock())
-        return (await self.budgets.refresh([user_id]))[0]
+        for bill in await self.budgets.refresh([user_id]):
+            return bill
+        raise no_such_user(user_id)  # deleted meanwhile
 
     async def _changed(self, user_id: str) -> BudgetReport:
         """What follows from a change at once; a provider that does not answer is asked again later."""
@@ -120,8 +122,8 @@ class Usage:
             limit_microcents=bill.limit_microcents,
             used_microcents=bill.used_microcents,
             state=bill.state,
-            period_start=_iso(bill.period_start),
-            period_end=_iso(bill.period_end),
+            period_start=iso(bill.period_start),
+            period_end=iso(bill.period_end),
             tier=bill.tier,
             by_database=tuple(
                 _cost(usage, cost, share, names) for (usage, cost), share in zip(bill.by_database, cents, strict=True)
@@ -142,13 +144,5 @@ def _cost(usage: DatabaseUsage, microcents: int, cents: int, names: dict[str, st
     return DatabaseCost(usage.scope, name, microcents, workspace_id, cents=cents, size_bytes=usage.size_bytes)
 
 
-def used_cents(report: BudgetReport) -> int:
-    return report.used_microcents // MICROCENTS_PER_CENT
-
-
 def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

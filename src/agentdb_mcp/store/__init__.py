@@ -1,17 +1,24 @@
 """The control database: the platform's own Postgres with our tables. One file a table."""
 
+from agentdb_mcp.store.audit import AuditStore
+from agentdb_mcp.store.audit_chain import AuditDecision, AuditEntry, Broken, Chain, Verified
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
-from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow
+from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow, no_such_user
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables
 from agentdb_mcp.store.tokens import TokenRow, TokenStore
 
 __all__ = [
+    "AuditDecision",
+    "AuditEntry",
+    "AuditStore",
     "BilledDatabase",
+    "Broken",
     "BudgetRow",
     "BudgetStore",
+    "Chain",
     "Claim",
     "ControlDatabase",
     "DatabaseRow",
@@ -28,5 +35,7 @@ __all__ = [
     "SimVariables",
     "TokenRow",
     "TokenStore",
+    "Verified",
     "WorkspaceRow",
+    "no_such_user",
 ]

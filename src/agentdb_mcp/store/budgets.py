@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +16,8 @@ from agentdb_mcp.store.databases import DATABASE_TABLES, lock_databases
 from agentdb_mcp.store.identity import no_such_user
 
 CHANNEL = "agentdb_budget"
+# What a server stored of a user's use, which the others are to count: its name and the user.
+USE_CHANNEL = "agentdb_use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class BudgetStore:
         self._control = control
         # Whoever has a turn keeps a connection and needs others for the work.
         self._turns = anyio.CapacityLimiter(POOL_SIZE // 2)
+        self._server = uuid.uuid4().hex
 
     async def ensure(self, user_id: str, tier: str = "free", *, anchor: datetime | None = None) -> BudgetRow:
         """The user's budget row, made on first sight with a period that begins at `anchor` or now."""
@@ -165,14 +169,38 @@ class BudgetStore:
             )
             yield
 
-    def changes(self) -> AsyncGenerator[str | None]:
-        """Users whose tier, limit or period changed, as it happens; None when some may have been missed."""
-        return self._control.listen(CHANNEL)
+    async def tell_used(self, user_ids: Collection[str]) -> None:
+        """Let the other servers read these users' periods again."""
+        async with self._control.connection() as connection:
+            await connection.execute(
+                "SELECT pg_notify($1, $2 || ' ' || id) FROM unnest($3::text[]) AS id",
+                USE_CHANNEL,
+                self._server,
+                [user_id for user_id in user_ids if _fits(user_id)],
+            )
+
+    async def changes(self) -> AsyncGenerator[str | None]:
+        """Users whose tier, limit or period changed, or whom another server told of, as it happens.
+
+        None when some may have been missed.
+        """
+        async with aclosing(self._control.listen(CHANNEL, USE_CHANNEL)) as notices:
+            async for notice in notices:
+                if notice is None:
+                    yield None
+                elif notice.channel == CHANNEL:
+                    yield notice.payload
+                elif not notice.payload.startswith(self._server):
+                    yield notice.payload.partition(" ")[2]
 
 
 async def _tell(connection: asyncpg.Connection, user_id: str) -> None:
     """When the transaction commits. A longer payload than Postgres takes means everybody."""
-    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, user_id if len(user_id.encode()) < 7000 else "")
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, user_id if _fits(user_id) else "")
+
+
+def _fits(user_id: str) -> bool:
+    return len(user_id.encode()) < 7000
 
 
 def _row(row: asyncpg.Record) -> BudgetRow:

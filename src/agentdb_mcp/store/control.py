@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import anyio
 import asyncpg
@@ -25,6 +26,14 @@ CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 RECONNECT_S = (0.2, 10.0)
 # Begins the notice by which a listener hears that it listens.
 PROBE = "probe "
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What somebody notified on a channel."""
+
+    channel: str
+    payload: str
 
 
 class ControlDatabase:
@@ -64,8 +73,8 @@ class ControlDatabase:
             with anyio.CancelScope(shield=True):
                 await transaction.commit()
 
-    async def listen(self, channel: str, on_lost: Callable[[], None] = lambda: None) -> AsyncGenerator[str | None]:
-        """What is notified on the channel, until cancelled; None whenever it listens anew and may have missed some.
+    async def listen(self, *channels: str, on_lost: Callable[[], None] = lambda: None) -> AsyncGenerator[Notice | None]:
+        """What is notified on the channels, until cancelled; None whenever it listens anew and may have missed some.
 
         That it listens is proven by a notice of its own: through a pooler that keeps no session, none would arrive.
         `on_lost` is called at once when it ceases to listen, and may be called more than once.
@@ -73,16 +82,16 @@ class ControlDatabase:
         pause = RECONNECT_S[0]
         while True:
             try:
-                async with aclosing(self._listen_once(channel, on_lost)) as payloads:
-                    async for payload in payloads:
+                async with aclosing(self._listen_once(channels, on_lost)) as notices:
+                    async for notice in notices:
                         pause = RECONNECT_S[0]
-                        yield payload
+                        yield notice
             except (asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError, AgentDBError) as error:
                 log.warning("notifications interrupted", error=type(error).__name__)
             await anyio.sleep(pause)
             pause = min(RECONNECT_S[1], 2 * pause)
 
-    async def _listen_once(self, channel: str, on_lost: Callable[[], None]) -> AsyncGenerator[str | None]:
+    async def _listen_once(self, channels: Sequence[str], on_lost: Callable[[], None]) -> AsyncGenerator[Notice | None]:
         await self._open()  # brings the tables up to date
         connection = await _connect(
             connection_uri.for_driver(self._uri),
@@ -90,8 +99,7 @@ class ControlDatabase:
             statement_cache_size=0,
             server_settings={"application_name": "agentdb-mcp listener"},
         )
-        send, receive = anyio.create_memory_object_stream[str](1000)
-
+        send, receive = anyio.create_memory_object_stream[Notice](1000)
         ceased = anyio.Event()
         probe = PROBE + secrets.token_hex(8)
 
@@ -100,10 +108,10 @@ class ControlDatabase:
             send.close()
             on_lost()
 
-        def offer(_connection: object, _pid: object, _channel: object, payload: str) -> None:
+        def offer(_connection: object, _pid: object, channel: str, payload: str) -> None:
             """A listener that is a thousand notices behind begins anew."""
             try:
-                send.send_nowait(payload)
+                send.send_nowait(Notice(channel, payload))
             except anyio.WouldBlock:
                 cease()
             except anyio.ClosedResourceError:
@@ -111,14 +119,15 @@ class ControlDatabase:
 
         try:
             connection.add_termination_listener(cease)
-            await connection.add_listener(channel, offer)
+            for channel in channels:
+                await connection.add_listener(channel, offer)
             async with self.connection() as other:
-                await other.execute("SELECT pg_notify($1, $2)", channel, probe)
-            async for payload in receive:
-                if payload == probe and not ceased.is_set():
+                await other.execute("SELECT pg_notify($1, $2)", channels[0], probe)
+            async for notice in receive:
+                if notice.payload == probe and not ceased.is_set():
                     yield None
-                elif not payload.startswith(PROBE):
-                    yield payload
+                elif not notice.payload.startswith(PROBE):
+                    yield notice
         finally:
             cease()
             receive.close()
@@ -135,7 +144,8 @@ class ControlDatabase:
                     command_timeout=30,
                     statement_cache_size=0,
                     connect=_connect,
-                    server_settings={"application_name": "agentdb-mcp control"},
+                    # Sim's times are UTC and do not say so.
+                    server_settings={"application_name": "agentdb-mcp control", "TimeZone": "UTC"},
                 )
                 await pool
                 try:

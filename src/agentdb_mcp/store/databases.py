@@ -15,6 +15,7 @@ import asyncpg
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import AccessMode, DatabaseStatus, Ownership, Scope
 from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.identity import ARCHIVED_AT
 
 _TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
 
@@ -65,12 +66,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A row as `reconcile` sees it: whether somebody works on it, since when it rests, whether its owner is gone."""
+    """A row as `reconcile` sees it: whether somebody works on it, since when it rests, whether its owner is gone.
+
+    `archived_s` is for how long its workspace has been archived; None if it is not.
+    """
 
     row: DatabaseRow
     leased: bool
     idle_s: float
     ownerless: bool
+    archived_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +118,47 @@ class DatabaseStore:
         return rows
 
     async def inventory(self) -> list[Inventory]:
-        """Every row that is not deleted. An owner is gone when its row is, or a workspace when it is archived."""
+        """Every row that is not deleted."""
         found: list[Inventory] = []
         async with self._control.connection() as connection:
             for scope, (table, owner) in _TABLES.items():
-                # By way of JSON: platforms differ in whether a workspace has the column.
                 rows = await connection.fetch(
                     f"SELECT {_COLUMNS}, {owner} AS owner_id, coalesce(lease_expires_at > now(), false) AS leased,"
                     " extract(epoch FROM now() - updated_at)::float8 AS idle_s, NOT EXISTS (SELECT FROM"
-                    f" {_OWNERS[scope]} AS o WHERE o.id = d.{owner} AND to_jsonb(o) ->> 'archived_at' IS NULL)"
-                    f" AS ownerless FROM {table} AS d WHERE status <> 'deleted' ORDER BY created_at, id"
+                    f" {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS ownerless, (SELECT extract(epoch FROM now() -"
+                    f" {ARCHIVED_AT})::float8 FROM {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS archived_s"
+                    f" FROM {table} AS d WHERE status <> 'deleted' ORDER BY created_at, id"
                 )
-                found += [Inventory(_row(scope, row), row["leased"], row["idle_s"], row["ownerless"]) for row in rows]
+                found += [
+                    Inventory(_row(scope, row), row["leased"], row["idle_s"], row["ownerless"], row["archived_s"])
+                    for row in rows
+                ]
         return found
 
-    async def set_payer(self, row: DatabaseRow, user_id: str) -> DatabaseRow:
-        """The workspace belongs to another user now."""
+    async def handed_over(self) -> list[tuple[DatabaseRow, str]]:
+        """Databases of workspaces whose owner does not pay for them yet, with that owner."""
         async with self._control.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT d.*, d.workspace_id AS owner_id, w.owner_id AS now_of FROM workspace_database AS d"
+                " JOIN workspace AS w ON w.id = d.workspace_id"
+                " WHERE d.user_id IS DISTINCT FROM w.owner_id AND d.status NOT IN ('deleting', 'deleted') ORDER BY d.id"
+            )
+        return [(_row(Scope.AGENT, row), row["now_of"]) for row in rows]
+
+    async def set_payer(self, row: DatabaseRow, user_id: str) -> DatabaseRow:
+        """The workspace belongs to another user now, who has a budget; the project has to move to that tier's account.
+
+        Raises OwnerUnknown.
+        """
+        async with self._control.transaction() as connection:
+            try:
+                await connection.execute(
+                    "UPDATE workspace_database SET user_id = $2, updated_at = now() WHERE id = $1", row.id, user_id
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise _owner_unknown(Scope.GLOBAL) from None
             await connection.execute(
-                "UPDATE workspace_database SET user_id = $2, updated_at = now() WHERE id = $1", row.id, user_id
+                "UPDATE user_db_budget SET placed_tier = NULL, updated_at = now() WHERE user_id = $1", user_id
             )
         return replace(row, user_id=user_id)
 
@@ -165,11 +192,7 @@ class DatabaseStore:
                         *arguments,
                     )
             except asyncpg.ForeignKeyViolationError:
-                raise OwnerUnknown(
-                    f"The {'workspace' if scope is Scope.AGENT else 'user'} of this call is not known.",
-                    hint="Whoever runs the platform: create it first, or check AGENTDB_USER_ID and"
-                    " AGENTDB_WORKSPACE_ID.",
-                ) from None
+                raise _owner_unknown(scope) from None
 
     async def claim(
         self, scope: Scope, project_name: str, statuses: list[DatabaseStatus], lease_s: float
@@ -282,6 +305,13 @@ class DatabaseStore:
             raise ProvisioningFailed(
                 "Another process took over while this one was waiting.", hint="Run it again.", retryable=True
             )
+
+
+def _owner_unknown(scope: Scope) -> OwnerUnknown:
+    return OwnerUnknown(
+        f"The {'workspace' if scope is Scope.AGENT else 'user'} of this call is not known.",
+        hint="Whoever runs the platform: create it first, or check AGENTDB_USER_ID and AGENTDB_WORKSPACE_ID.",
+    )
 
 
 async def lock_databases(connection: asyncpg.Connection, table: str, ids: Collection[str]) -> None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from agentdb_mcp.errors import InvalidArgument, NotAllowed
 from agentdb_mcp.store.control import ControlDatabase
 
+# By way of JSON: platforms differ in whether a workspace has the column, and of which type. NULL: it is not archived.
+ARCHIVED_AT = "(to_jsonb(o) ->> 'archived_at')::timestamptz"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceRow:
     id: str
     name: str
     owner_id: str
+    archived: bool = False
 
 
 class IdentityStore:
@@ -43,7 +47,11 @@ class IdentityStore:
     async def ensure_workspace(self, workspace_id: str, name: str, owner_id: str) -> bool:
         """Make the workspace where the table is ours; whether it was made. Another owner's is NotAllowed."""
         async with self._control.connection() as connection:
-            owner = await connection.fetchval("SELECT owner_id FROM workspace WHERE id = $1", workspace_id)
+            row = await connection.fetchrow(
+                f"SELECT owner_id, {ARCHIVED_AT} IS NOT NULL AS archived FROM workspace AS o WHERE id = $1",
+                workspace_id,
+            )
+            owner = row["owner_id"] if row else None
             if owner is None:
                 if not await connection.fetchval("SELECT obj_description('workspace'::regclass) = 'agentdb-mcp'"):
                     raise InvalidArgument(
@@ -61,12 +69,24 @@ class IdentityStore:
                 owner = await connection.fetchval("SELECT owner_id FROM workspace WHERE id = $1", workspace_id)
         if owner != owner_id:
             raise NotAllowed(f"Workspace {workspace_id} belongs to another user.")
+        if row and row["archived"]:
+            raise is_archived()
         return False
 
     async def workspace(self, workspace_id: str) -> WorkspaceRow | None:
         async with self._control.connection() as connection:
-            row = await connection.fetchrow("SELECT id, name, owner_id FROM workspace WHERE id = $1", workspace_id)
-        return WorkspaceRow(row["id"], row["name"], row["owner_id"]) if row else None
+            row = await connection.fetchrow(
+                f"SELECT id, name, owner_id, {ARCHIVED_AT} IS NOT NULL AS archived FROM workspace AS o WHERE id = $1",
+                workspace_id,
+            )
+        return WorkspaceRow(row["id"], row["name"], row["owner_id"], row["archived"]) if row else None
+
+    async def is_platforms(self) -> bool:
+        """Whether the tables are the platform's, which makes and deletes their rows."""
+        async with self._control.connection() as connection:
+            return bool(
+                await connection.fetchval("SELECT obj_description('\"user\"'::regclass) IS DISTINCT FROM 'agentdb-mcp'")
+            )
 
     async def names_of_workspaces(self, user_id: str) -> dict[str, str]:
         async with self._control.connection() as connection:
@@ -90,6 +110,13 @@ class IdentityStore:
             await connection.execute(
                 "DELETE FROM \"user\" WHERE id = $1 AND obj_description('\"user\"'::regclass) = 'agentdb-mcp'", user_id
             )
+
+
+def is_archived() -> NotAllowed:
+    return NotAllowed(
+        "The workspace is archived.",
+        hint="Its database is kept for a while: whoever runs the platform can restore the workspace.",
+    )
 
 
 def no_such_user(user_id: str) -> InvalidArgument:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -149,12 +150,14 @@ class TokenStore:
         async with self._control.connection() as connection:
             await connection.execute("DELETE FROM agentdb_token WHERE least(expires_at, revoked_at) < $1", before)
 
-    def changes(self, on_lost: Callable[[], None]) -> AsyncGenerator[str | None]:
+    async def changes(self, on_lost: Callable[[], None]) -> AsyncGenerator[str | None]:
         """Tokens that ended or changed, by id, as it happens; None when it begins to listen and may have missed some.
 
         `on_lost` is called at once, as often as it ceases to listen.
         """
-        return self._control.listen(CHANNEL, on_lost)
+        async with aclosing(self._control.listen(CHANNEL, on_lost=on_lost)) as notices:
+            async for notice in notices:
+                yield None if notice is None else notice.payload
 
 
 def _row(row: asyncpg.Record) -> TokenRow:

@@ -15,7 +15,7 @@ from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.mcp_server.http import Answers
 from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
-from agentdb_mcp.web import databases, errors, explorer, health, lifecycle, mcp, system_servers, tokens, usage
+from agentdb_mcp.web import activity, databases, errors, explorer, health, lifecycle, mcp, system_servers, tokens, usage
 from agentdb_mcp.web.auth import Authenticator
 from agentdb_mcp.web.middleware import BoundedBody, KnownHosts, RequestIds
 from agentdb_mcp.web.state import State
@@ -69,7 +69,7 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
     )
     app.state.serving = serving
     errors.install(app)
-    for module in (lifecycle, usage, tokens, databases, system_servers, health):
+    for module in (lifecycle, usage, activity, tokens, databases, system_servers, health):
         app.include_router(module.router)
     app.router.routes.extend(mcp.routes(application, serving.endpoints))
     explorer.install(app, serving)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from agentdb_mcp.errors import (
     BudgetExceeded,
@@ -22,6 +22,7 @@ from agentdb_mcp.mcp_server.rendering import as_objects, result_fields
 from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.services.browse import Order
 from agentdb_mcp.services.queries import Answer, waking_notes
+from agentdb_mcp.web.activity import acts
 from agentdb_mcp.web.auth import Caller, no_such_user, no_such_workspace, service_or_token, token
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.exporting import Export
@@ -73,11 +74,15 @@ async def _of_user(user_id: str, caller: Caller, serving: State) -> Tenant:
     return Tenant(user_id, caller.token.tenant.workspace_id if caller.token else None)
 
 
-async def _agent(workspace_id: WorkspaceId, caller: Explorer, serving: Serving) -> tuple[Tenant, Scope]:
+async def _agent(
+    workspace_id: WorkspaceId, caller: Explorer, serving: Serving, request: Request
+) -> tuple[Tenant, Scope]:
+    acts(caller, request)
     return await _of_workspace(workspace_id, caller, serving), Scope.AGENT
 
 
-async def _global(user_id: UserId, caller: Explorer, serving: Serving) -> tuple[Tenant, Scope]:
+async def _global(user_id: UserId, caller: Explorer, serving: Serving, request: Request) -> tuple[Tenant, Scope]:
+    acts(caller, request)
     return await _of_user(user_id, caller, serving), Scope.GLOBAL
 
 

@@ -10,6 +10,7 @@ from agentdb_mcp.errors import NotFound
 from agentdb_mcp.mcp_server.server import call_tool, has_tool, list_tools
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.store import WorkspaceRow
+from agentdb_mcp.web.activity import acts
 from agentdb_mcp.web.auth import Caller, no_such_workspace, service
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.mcp import operations_for
@@ -57,12 +58,13 @@ async def system_tools(workspace_id: OfWorkspace, _: Service, serving: Serving) 
 
 
 @router.post("/tools/execute")
-async def execute_tool(given: ToolCall, _: Service, serving: Serving) -> ToolResult:
+async def execute_tool(given: ToolCall, caller: Service, serving: Serving, request: Request) -> ToolResult:
     """Run a tool for an agent of the workspace. What goes wrong with the call itself is a result with `isError`."""
     workspace = await _workspace(serving, given.workspace_id)
     if not has_tool(given.tool_name):
         raise NotFound(f"There is no tool {given.tool_name!r}.", hint="GET /api/mcp/system-tools lists them.")
     scope = next(scope for scope, identifier in IDS.items() if identifier == given.server_id)
+    acts(caller, request)
     operations = operations_for(serving.application, Tenant(workspace.owner_id, workspace.id))
     result = await call_tool(operations, given.tool_name, given.arguments, scope)
     return ToolResult(

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 from cloud import DAY, HISTORY, HOUR, Agent, Cloud, hour_of
 
-USERS, DATABASES_A_USER = 25, 2
-AGENTS = USERS * DATABASES_A_USER
-HISTORIES = 1000
+DATABASES_A_USER = 2
 # A month in parts of which Neon still tells the hours.
 PARTS = (6, 6, 6, 6, 3)
 AMOUNTS = {
@@ -96,9 +94,9 @@ async def listen(cloud: Cloud, agents: list[Agent], start: datetime, until: date
                 told[project["project_id"]][datetime.fromisoformat(span["timeframe_start"])] = amounts
 
 
-async def owned(cloud: Cloud) -> list[Agent]:
+async def owned(cloud: Cloud, users: int) -> list[Agent]:
     """Users with several databases each: those of the first pay for those of the others."""
-    agents = await cloud.agents(AGENTS)
+    agents = await cloud.agents(users * DATABASES_A_USER)
     for number, agent in enumerate(agents):
         payer = agents[number - number % DATABASES_A_USER].user_id
         await cloud.db.execute("UPDATE workspace_database SET user_id = $1 WHERE id = $2", payer, agent.row.id)
@@ -146,9 +144,15 @@ async def live_a_month(cloud: Cloud, chance: random.Random, agents: list[Agent])
         assert abs(report.used_microcents / 1_000_000 - total / 1_000_000) < Fraction(1, 100)
 
 
-@pytest.mark.long
-async def test_bills_are_what_a_second_calculation_says(cloud: Cloud) -> None:
+@pytest.mark.parametrize(
+    ("users", "months"),
+    [
+        pytest.param(2, 2, id="a month with an outage and one without"),
+        pytest.param(25, 20, id="a thousand histories", marks=pytest.mark.long),
+    ],
+)
+async def test_bills_are_what_a_second_calculation_says(cloud: Cloud, users: int, months: int) -> None:
     seed = int(os.environ.get("AGENTDB_HISTORIES_SEED", "1"))
-    agents = await owned(cloud)
-    for month in range(HISTORIES // AGENTS):
+    agents = await owned(cloud, users)
+    for month in range(months):
         await live_a_month(cloud, random.Random(f"{seed}-{month}"), agents)

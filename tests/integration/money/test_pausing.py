@@ -231,13 +231,15 @@ async def test_a_user_who_was_deleted_meanwhile_stops_no_one(cloud: Cloud) -> No
         await cloud.application.managed().usage.reset("nobody")
 
 
-def settling(cloud: Cloud, agent: Agent, folder: Path) -> Any:
+def settling(cloud: Cloud, agent: Agent, folder: Path) -> Spawned:
     """Another process that does what is to be done for the user."""
     command = [sys.executable, "-c", SETTLE, agent.user_id, str(cloud.clock.ahead.total_seconds())]
-    return _process(command, cloud.environ, folder / "log")
+    return Spawned(command, cloud.environ, folder / "log")
 
 
-class _process:  # noqa: N801  (a context manager)
+class Spawned:
+    """A process for the time of a block."""
+
     def __init__(self, command: list[str], environ: dict[str, str], log: Path) -> None:
         self.command, self.environ, self.log = command, environ, log
 

@@ -115,6 +115,22 @@ async def test_a_project_that_is_made_while_the_tier_changes_is_moved_by_the_job
     assert await managed.usage.store.misplaced() == []
 
 
+async def test_a_workspace_that_is_handed_over_moves_to_its_new_owners_account_without_a_call(
+    cloud: Cloud,
+) -> None:
+    agent, (new,) = await cloud.agent(), await tiered(cloud, "paid")
+    assert await home(cloud, agent) == "free"
+    await cloud.db.execute("UPDATE workspace SET owner_id = $1 WHERE id = $2", new.user_id, agent.row.owner_id)
+    fault = await cloud.fail(**TRANSFER, status=400, times=1)
+    await table.follow_owners(cloud.application)
+    assert (await cloud.hits(fault), await home(cloud, agent)) == (1, "free")
+    payer = "SELECT user_id FROM workspace_database WHERE id = $1"
+    assert await cloud.db.fetchval(payer, agent.row.id) == new.user_id
+    await table.settle_budgets(cloud.application)
+    assert await home(cloud, agent) == "paid"
+    assert await cloud.application.managed().usage.store.misplaced() == []
+
+
 async def test_what_a_project_used_before_and_after_its_move_is_billed_once(cloud: Cloud) -> None:
     (agent,) = await tiered(cloud, "free")
     await cloud.advance(2 * HOUR)

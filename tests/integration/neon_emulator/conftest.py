@@ -14,12 +14,7 @@ from agentdb_mcp.neon_emulator import Behaviour, Emulator, NewOrganization, neon
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from emulating import client
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
+from emulating import client, client_of
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +24,19 @@ async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="module")
-async def emulator(postgres: EmbeddedPostgres) -> AsyncIterator[Emulator]:
-    behaviour = Behaviour(organizations=(NewOrganization("Paid"), NewOrganization("Free", "free")))
+def behaviour() -> Behaviour:
+    return Behaviour(organizations=(NewOrganization("Paid"), NewOrganization("Free", "free")))
+
+
+@pytest.fixture(scope="module")
+async def emulator(postgres: EmbeddedPostgres, behaviour: Behaviour) -> AsyncIterator[Emulator]:
     async with neon_emulator(postgres.uri().reveal(), control=True, behaviour=behaviour) as running:
         yield running
 
 
 @pytest.fixture
 async def api(emulator: Emulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(emulator.base_url, emulator.api_key) as opened:
+    async with client_of(emulator) as opened:
         yield opened
 
 

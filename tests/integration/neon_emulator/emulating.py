@@ -25,13 +25,18 @@ def client(base_url: str | None, key: str = "none") -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=base_url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
+def client_of(emulator: Emulator) -> httpx.AsyncClient:
+    """As its first organization."""
+    return client(emulator.base_url, emulator.api_key)
+
+
 @contextlib.asynccontextmanager
 async def controlled(behaviour: Behaviour) -> AsyncIterator[tuple[Emulator, httpx.AsyncClient, httpx.AsyncClient]]:
     """An emulator on a cluster of its own: the module's has a clock that other tests move."""
     async with (
         embedded_postgres() as postgres,
         neon_emulator(postgres.uri().reveal(), control=True, behaviour=behaviour) as emulator,
-        client(emulator.base_url, emulator.api_key) as api,
+        client_of(emulator) as api,
         client(emulator.control_url) as control,
     ):
         yield emulator, api, control
@@ -43,7 +48,8 @@ async def connected(uri: str, **options: object) -> AsyncIterator[asyncpg.Connec
     try:
         yield connection
     finally:
-        connection.terminate()
+        with contextlib.suppress(*GONE, OSError, TimeoutError):
+            await connection.close(timeout=5)
 
 
 async def settled(api: httpx.AsyncClient, project_id: str) -> None:
@@ -56,8 +62,8 @@ async def settled(api: httpx.AsyncClient, project_id: str) -> None:
             await anyio.sleep(0.01)
 
 
-async def create(api: httpx.AsyncClient, **project: object) -> Json:
-    response = await api.post("/projects", json={"project": project})
+async def create(api: httpx.AsyncClient, name: str | None = None, **project: object) -> Json:
+    response = await api.post("/projects", json={"project": ({"name": name} if name else {}) | project})
     assert response.status_code == 201, response.text
     body: Json = response.json()
     await settled(api, body["project"]["id"])
@@ -72,6 +78,15 @@ async def done(api: httpx.AsyncClient, method: str, path: str, **options: Any) -
     return body
 
 
+def assert_error(response: httpx.Response, status: int) -> Json:
+    """Neon's one shape of errors."""
+    body: Json = response.json()
+    assert response.status_code == status, body
+    assert body.keys() == {"request_id", "code", "message"}
+    assert body["message"]
+    return body
+
+
 def base(created: Json) -> str:
     return f"/projects/{created['project']['id']}"
 
@@ -82,6 +97,10 @@ def endpoint_path(created: Json) -> str:
 
 def branch_path(created: Json) -> str:
     return f"{base(created)}/branches/{created['branch']['id']}"
+
+
+def role_path(created: Json) -> str:
+    return f"{branch_path(created)}/roles/{created['roles'][0]['name']}"
 
 
 def uri_of(created: Json) -> str:

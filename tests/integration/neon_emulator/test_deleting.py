@@ -2,87 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
 import httpx
 import pytest
+from emulating import assert_error, connected, create, role_path, uri_of
 
-from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
-from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
-
-Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
+from agentdb_mcp.embedded import EmbeddedPostgres
+from agentdb_mcp.neon_emulator import Behaviour
 
 
 @pytest.fixture(scope="module")
-async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
-    async with embedded_postgres() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-async def emulator(postgres: EmbeddedPostgres) -> AsyncIterator[Emulator]:
-    async with neon_emulator(
-        postgres.uri().reveal(), behaviour=Behaviour(operation_seconds=0, kept_after_delete_seconds=0)
-    ) as running:
-        yield running
-
-
-@pytest.fixture
-async def api(emulator: Emulator) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    async with httpx.AsyncClient(base_url=emulator.base_url, headers=headers, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
-    async with connected(postgres.uri().reveal()) as connection:
-        yield connection
-
-
-@contextlib.asynccontextmanager
-async def connected(uri: str, **options: object) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(uri, **options)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def create(api: httpx.AsyncClient, name: str | None = None, **project: object) -> Json:
-    response = await api.post("/projects", json={"project": {**({"name": name} if name else {}), **project}})
-    assert response.status_code == 201, response.text
-    body: Json = response.json()
-    return body
-
-
-def uri_of(created: Json) -> str:
-    uri: str = created["connection_uris"][0]["connection_uri"]
-    return uri
-
-
-def role_path(created: Json) -> str:
-    return (
-        f"/projects/{created['project']['id']}/branches/{created['branch']['id']}/roles/{created['roles'][0]['name']}"
-    )
-
-
-def assert_error(response: httpx.Response, status: int) -> Json:
-    body: Json = response.json()
-    assert response.status_code == status, body
-    assert body.keys() == {"request_id", "code", "message"}
-    assert body["message"]
-    return body
+def behaviour() -> Behaviour:
+    return Behaviour(operation_seconds=0, kept_after_delete_seconds=0)
 
 
 async def test_a_deleted_project_is_gone_from_the_api_and_from_the_cluster(

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
 
 import anyio
 import asyncpg
 import httpx
 import pytest
+from emulating import client_of
 
-from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
+from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def postgres(anyio_backend: str) -> AsyncIterator[EmbeddedPostgres]:
-    async with embedded_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(postgres.uri().reveal())
-    yield connection
-    await connection.close()
-
-
 AT_ONCE = Behaviour(operation_seconds=0, kept_after_delete_seconds=0)
-
-
-def client(emulator: Emulator) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {emulator.api_key}"}
-    return httpx.AsyncClient(base_url=emulator.base_url, headers=headers, timeout=60)
 
 
 async def sessions(superuser: asyncpg.Connection) -> int:
@@ -56,9 +32,9 @@ async def wait_for_no_sessions(superuser: asyncpg.Connection) -> None:
 
 
 async def test_a_restart_finds_everything_again(postgres: EmbeddedPostgres) -> None:
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client_of(first) as api:
         created = (await api.post("/projects", json={"project": {"name": "lasting"}})).json()
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client(second) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client_of(second) as api:
         assert (second.api_key, second.org_id) == (first.api_key, first.org_id)
         assert second.base_url != first.base_url
         path = f"/projects/{created['project']['id']}"
@@ -76,7 +52,7 @@ async def test_a_restart_finds_everything_again(postgres: EmbeddedPostgres) -> N
 
 
 async def test_a_key_that_is_given_is_the_key(postgres: EmbeddedPostgres) -> None:
-    async with neon_emulator(postgres.uri().reveal(), api_key="napi_given") as emulator, client(emulator) as api:
+    async with neon_emulator(postgres.uri().reveal(), api_key="napi_given") as emulator, client_of(emulator) as api:
         assert emulator.api_key == "napi_given"
         assert (await api.get("/projects")).status_code == 200
 
@@ -86,7 +62,7 @@ async def test_what_an_earlier_run_left_half_done_is_finished(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection, state: str
 ) -> None:
     uri = postgres.uri().reveal()
-    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client(emulator) as api:
+    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client_of(emulator) as api:
         created = (await api.post("/projects", json={"project": {"name": "half-done"}})).json()
     project_id = created["project"]["id"]
     own = await asyncpg.connect(postgres.uri("neon_emulator").reveal())
@@ -94,7 +70,7 @@ async def test_what_an_earlier_run_left_half_done_is_finished(
     if state == "creating":  # killed between CREATE DATABASE and its row
         await own.execute("DELETE FROM database WHERE project_id = $1", project_id)
     await own.close()
-    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client(emulator) as api:
+    async with neon_emulator(uri, behaviour=AT_ONCE) as emulator, client_of(emulator) as api:
         assert (await api.get(f"/projects/{project_id}")).status_code == 404
     database, role = created["databases"][0]["name"], created["roles"][0]["name"]
     assert not await superuser.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database)
@@ -115,7 +91,7 @@ async def test_creates_that_the_end_cuts_off_leave_nothing_behind(
         statuses.append(response.status_code)
 
     async with (
-        client(emulator) as api,
+        client_of(emulator) as api,
         anyio.create_task_group() as group,
         neon_emulator(uri, behaviour=AT_ONCE) as emulator,
     ):
@@ -136,12 +112,12 @@ async def test_the_end_closes_every_connection_and_the_port(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client(emulator) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client_of(emulator) as api:
         assert (await api.get("/projects")).status_code == 200
         assert await sessions(superuser)
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     await wait_for_no_sessions(superuser)
-    async with client(emulator) as api:
+    async with client_of(emulator) as api:
         with pytest.raises(httpx.ConnectError):
             await api.get("/projects")
 
@@ -157,11 +133,11 @@ async def test_cancellation_ends_it_as_cleanly(postgres: EmbeddedPostgres, super
 
     async with anyio.create_task_group() as group:
         await group.start(run)
-        async with client(emulators[0]) as api:
+        async with client_of(emulators[0]) as api:
             assert (await api.get("/projects")).status_code == 200
             group.cancel_scope.cancel()
     await wait_for_no_sessions(superuser)
-    async with client(emulators[0]) as api:
+    async with client_of(emulators[0]) as api:
         with pytest.raises(httpx.ConnectError):
             await api.get("/projects")
 
@@ -182,7 +158,7 @@ async def test_it_writes_nothing_to_stdout_and_no_secret_to_the_log(
     postgres: EmbeddedPostgres, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client(emulator) as api:
+        async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as emulator, client_of(emulator) as api:
             created = (await api.post("/projects", json={"project": {}})).json()
     assert capsys.readouterr().out == ""
     for secret in (emulator.api_key, postgres.password.reveal(), created["roles"][0]["password"]):
@@ -211,7 +187,7 @@ async def test_a_uri_that_cannot_serve_is_refused_without_its_password(uri: str)
 async def test_a_database_that_a_killed_run_left_closed_opens_again(
     postgres: EmbeddedPostgres, superuser: asyncpg.Connection
 ) -> None:
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client_of(first) as api:
         created = (await api.post("/projects", json={"project": {}})).json()
     name = created["databases"][0]["name"]
     await superuser.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -220,7 +196,7 @@ async def test_a_database_that_a_killed_run_left_closed_opens_again(
 
 
 async def test_use_that_an_earlier_version_wrote_down_is_kept(postgres: EmbeddedPostgres) -> None:
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client(first) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as first, client_of(first) as api:
         project_id = (await api.post("/projects", json={"project": {}})).json()["project"]["id"]
     own = await asyncpg.connect(postgres.uri("neon_emulator").reveal())
     await own.execute("DROP TABLE hourly_usage, monthly_usage, published_usage")
@@ -235,7 +211,7 @@ async def test_use_that_an_earlier_version_wrote_down_is_kept(postgres: Embedded
     for branch in (f"'b', true, {hour}, 900, 3600, 5, 0, 7", f"'c', false, {hour}, 0, 0, 5, 1, 7"):
         await own.execute(f"INSERT INTO usage VALUES ($1, {branch})", project_id)
     await own.close()
-    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client(second) as api:
+    async with neon_emulator(postgres.uri().reveal(), behaviour=AT_ONCE) as second, client_of(second) as api:
         project = (await api.get(f"/projects/{project_id}")).json()["project"]
         assert project["active_time_seconds"] >= 3600
         assert project["data_transfer_bytes"] == 14

@@ -32,12 +32,17 @@ async def test_suspending_ends_connections_and_a_new_one_wakes_the_compute(api: 
     assert len((await done(api, "POST", f"{endpoint_path(created)}/restart"))["operations"]) == 2
 
 
-async def test_a_statement_that_runs_when_the_compute_is_suspended_fails_with_57p01(api: httpx.AsyncClient) -> None:
+async def test_a_statement_that_runs_when_the_compute_is_suspended_fails_with_57p01(
+    api: httpx.AsyncClient, superuser: asyncpg.Connection
+) -> None:
     created = await create(api)
+    runs = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)' AND state = 'active')"
     async with connected(uri_of(created)) as busy, anyio.create_task_group() as group:
 
         async def suspend() -> None:
-            await anyio.sleep(0.1)
+            with anyio.fail_after(10):
+                while not await superuser.fetchval(runs):
+                    await anyio.sleep(0.01)
             await done(api, "POST", f"{endpoint_path(created)}/suspend")
 
         group.start_soon(suspend)

@@ -11,6 +11,8 @@ from agentdb_mcp.providers.neon.answers import project, understood
 from agentdb_mcp.providers.neon.api import DONE, FAILED, PAGE, NeonApi
 
 MIN_CU = 0.25
+# What Neon does unasked.
+SUSPEND_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +149,13 @@ class Organization:
 
 
 def _endpoint(settings: ProjectSettings) -> dict[str, Any]:
-    """Only what is set: Neon's free plan refuses a suspend timeout, whatever it says."""
+    """Only what is set: Neon's free plan refuses a suspend timeout, even the one that it keeps unasked."""
+    timeout_s = settings.suspend_timeout_s
+    told = settings.paid is not False and timeout_s != SUSPEND_TIMEOUT_S
     named = {
         "autoscaling_limit_min_cu": settings.min_cu,
         "autoscaling_limit_max_cu": settings.max_cu,
-        "suspend_timeout_seconds": settings.suspend_timeout_s,
+        "suspend_timeout_seconds": timeout_s if told else None,
     }
     return {name: value for name, value in named.items() if value is not None}
 

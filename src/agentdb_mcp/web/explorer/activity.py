@@ -8,6 +8,7 @@ from nicegui import ui
 from nicegui.element import Element
 
 from agentdb_mcp.models import Scope
+from agentdb_mcp.store import AuditDecision, AuditEntry
 from agentdb_mcp.web.explorer.layout import Text, View, box, button, empty, enable, frame
 from agentdb_mcp.web.explorer.values import duration, moment, number
 from agentdb_mcp.web.explorer.work import Place
@@ -39,7 +40,7 @@ async def show(view: View) -> None:
 
     async def load(before: int | None) -> None:
         chosen = None if place.value == EVERYTHING else places[int(place.value)]
-        wanted = None if decision.value == EVERYTHING else decision.value
+        wanted = None if decision.value == EVERYTHING else AuditDecision(decision.value)
         found = await view.fill(
             rows, lambda: view.work.activity(chosen, wanted, before, PAGE + 1), lambda each: _rows(each[:PAGE], places, rows)
         )
@@ -53,7 +54,7 @@ async def show(view: View) -> None:
     await load(None)
 
 
-def _rows(entries: list[Any], places: list[Place], _: Element) -> None:
+def _rows(entries: list[AuditEntry], places: list[Place], _: Element) -> None:
     if not entries:
         empty("Nothing here yet", "What agents do shows here a few seconds later.")
         return
@@ -67,7 +68,7 @@ def _rows(entries: list[Any], places: list[Place], _: Element) -> None:
                 _row(each, names)
 
 
-def _row(each: Any, names: dict[tuple[Scope, str | None], str]) -> None:
+def _row(each: AuditEntry, names: dict[tuple[Scope, str | None], str]) -> None:
     scope = Scope(each.scope) if each.scope else None
     agent = names.get((Scope.AGENT, each.workspace_id), each.workspace_id or "")
     database = "" if scope is None else names.get((scope, each.workspace_id if scope is Scope.AGENT else None), str(scope))

@@ -14,7 +14,8 @@ from urllib.parse import quote
 from agentdb_mcp.errors import NotFound
 from agentdb_mcp.models import BudgetReport, DatabaseStatus, DayCost, Scope, Tenant
 from agentdb_mcp.services import Browse, Queries
-from agentdb_mcp.store import DatabaseRow
+from agentdb_mcp.services.origin import Origin, acting_as
+from agentdb_mcp.store import AuditDecision, AuditEntry, DatabaseRow
 from agentdb_mcp.web.explorer.session import Session, Sessions
 from agentdb_mcp.web.state import State
 
@@ -105,7 +106,8 @@ class Work:
         await self.explorer.sessions.check(self.session)
         if active:
             self.explorer.sessions.touch(self.session)
-        with self.session.throttle.call(Tenant(self.session.id)):
+        origin = Origin("explorer", self.session.id)
+        with acting_as(origin), self.session.throttle.call(Tenant(self.session.id)):
             yield
 
     async def do(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -174,10 +176,17 @@ class Work:
         return {"pending": "not made yet", "provisioning": "provisioning"}.get(str(row.status), str(row.status))
 
     async def _last_use(self, place: Place) -> datetime | None:
-        return None
+        found = await self.activity(place, None, None, 1)
+        return found[0].at if found else None
 
     async def activity(
-        self, place: Place | None, decision: str | None, before: int | None, limit: int
-    ) -> list[object]:
+        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int
+    ) -> list[AuditEntry]:
         """A page of the audit log, the newest first: of one database or of all that the session may see."""
-        return []
+        bound, scope = self.session.tenant.workspace_id, None if place is None else place.scope
+        if place is not None and place.scope is Scope.AGENT:
+            bound = place.tenant.workspace_id
+        audit = self.explorer.state.managed.audit
+        return await audit.entries(
+            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit
+        )
