@@ -54,7 +54,7 @@ def row_form(
 ) -> None:
     """Edit `row`, or a new one where it is None. Only what was changed is saved."""
     inputs: list[tuple[str, str | None, ui.select, ui.textarea]] = []
-    with ui.dialog(value=True).props("persistent") as dialog, box("form", "ax-dialog wide", aria_label=title):
+    with ui.dialog(value=True).props("persistent") as dialog, box("div", "ax-dialog wide", aria_label=title):
         Text("h2", title)
         with box("div", "ax-fields"):
             for index, column in enumerate(details.columns):
@@ -146,7 +146,7 @@ def mistake(type_name: str, text: str) -> str:
 def create_table_form(view: View, place: Place) -> None:
     """A new table, with the SQL that will run."""
     columns: list[_ColumnInputs] = []
-    with ui.dialog(value=True).props("persistent") as dialog, box("form", "ax-dialog wide", aria_label="New table"):
+    with ui.dialog(value=True).props("persistent") as dialog, box("div", "ax-dialog wide", aria_label="New table"):
         Text("h2", "New table")
         with box("div", "ax-pair"):
             name = ui.input("Name").props("outlined dense autofocus").classes("ax-grow")
@@ -173,7 +173,7 @@ def create_table_form(view: View, place: Place) -> None:
 
 
 def add_column_form(view: View, place: Place, details: Details) -> None:
-    with ui.dialog(value=True).props("persistent") as dialog, box("form", "ax-dialog wide", aria_label="Add column"):
+    with ui.dialog(value=True).props("persistent") as dialog, box("div", "ax-dialog wide", aria_label="Add column"):
         Text("h2", f"Add a column to {details.name}")
         holder: list[_ColumnInputs] = []
         preview = _Preview(lambda: add_column(details.table, holder[0].column()))

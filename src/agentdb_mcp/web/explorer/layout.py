@@ -196,15 +196,32 @@ def problem(error: AgentDBError, retry: Callable[..., Any] | None = None) -> Non
     with box("div", "ax-problem", role="alert"):
         Text("h2", "This did not work")
         Text("p", error.message)
-        if error.hint:
-            Text("p", error.hint, "muted")
+        if (hint := hint_of(error)) is not None:
+            Text("p", hint, "muted")
         if retry is not None:
             button("Try again", retry)
 
 
 def said(error: AgentDBError) -> str:
     message = error.message if error.message.endswith((".", "!", "?")) else error.message + "."
-    return f"{message} {error.hint}" if error.hint else message
+    hint = hint_of(error)
+    return f"{message} {hint}" if hint else message
+
+
+# Hints are written for agents, who have tools; a person has pages.
+_FOR_PEOPLE = {
+    "get_object_details": "The table's columns are on its page, under Structure.",
+    "list_objects": "The tables are on the database's page.",
+    "list_schemas": "The tables are on the database's page.",
+    "execute_transaction": "Run one statement at a time: select it, then run it.",
+    "get_budget": "The overview shows the budget.",
+}
+
+
+def hint_of(error: AgentDBError) -> str | None:
+    """What a person may do next."""
+    hint = error.hint
+    return next((instead for tool, instead in _FOR_PEOPLE.items() if hint and tool in hint), hint)
 
 
 def labelled(element: T, label: str) -> T:

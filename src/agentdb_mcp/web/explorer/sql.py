@@ -20,7 +20,7 @@ from agentdb_mcp.services.queries import Answer
 from agentdb_mcp.web.explorer.database import columns_of, objects
 from agentdb_mcp.web.explorer.forms import value_form
 from agentdb_mcp.web.explorer.grid import GridColumn, data_grid
-from agentdb_mcp.web.explorer.layout import Text, View, box, button, database_frame, empty, enable, loading
+from agentdb_mcp.web.explorer.layout import Text, View, box, button, database_frame, empty, enable, hint_of, loading
 from agentdb_mcp.web.explorer.plan import read_plan
 from agentdb_mcp.web.explorer.plan_view import show_plan
 from agentdb_mcp.web.explorer.session import Ran
@@ -195,8 +195,8 @@ class Console:
                 Text("pre", f"{shown[first : first + 120]}\n{' ' * (column - 1 - first)}▲", "ax-code")
                 self._mark(start + error.position)
                 Text("p", f"Line {line}, character {column}.", "muted")
-            if error.hint:
-                Text("p", error.hint, "muted")
+            if (hint := hint_of(error)) is not None:
+                Text("p", hint, "muted")
             if error.sqlstate:
                 Text("p", f"SQLSTATE {error.sqlstate}", "muted ax-small")
 

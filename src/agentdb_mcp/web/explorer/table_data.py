@@ -150,7 +150,7 @@ class TableData:
 
     def _ask_filter(self) -> None:
         names = [each["name"] for each in self.details.columns]
-        with ui.dialog(value=True) as dialog, box("form", "ax-dialog"):
+        with ui.dialog(value=True) as dialog, box("div", "ax-dialog"):
             Text("h2", "Filter rows")
             column = labelled(ui.select(dict(enumerate(names)), value=0, label="Column", with_input=len(names) > 12), "Column")
             operator = labelled(ui.select(list(OPERATORS), value="=", label="Operator"), "Operator")
