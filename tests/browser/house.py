@@ -42,7 +42,9 @@ class House:
     def call(self, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         return self.portal.call(work, *args)
 
-    def sql(self, sql: str, *params: object, workspace: str | None = "research", user: str = "ada") -> list[list[object]]:
+    def sql(
+        self, sql: str, *params: object, workspace: str | None = "research", user: str = "ada"
+    ) -> list[list[object]]:
         """As an agent."""
         scope = Scope.AGENT if workspace else Scope.GLOBAL
 
@@ -80,7 +82,10 @@ async def _serving(embedding: str) -> AsyncIterator[tuple[str, Application, Any]
         environ = stack.environ() | {"AGENTDB_FRAME_ANCESTORS": embedding}
         async with open_application(load_settings(environ)) as application:
             lifecycle = application.managed().lifecycle
-            for user, workspaces in (("ada", {"research": "Research agent", "support": "Support agent"}), ("bob", {"shop": "Shop"})):
+            for user, workspaces in (
+                ("ada", {"research": "Research agent", "support": "Support agent"}),
+                ("bob", {"shop": "Shop"}),
+            ):
                 await lifecycle.create_user(user)
                 for workspace, name in workspaces.items():
                     await lifecycle.create_workspace(workspace, user, name)
@@ -114,7 +119,9 @@ def furnish(at: House) -> None:
         " decode('89504e47', 'hex'), timestamptz '2026-01-01 08:00+00' + n * interval '3 hours',"
         " CASE WHEN n % 3 = 0 THEN NULL ELSE n % 2 = 0 END FROM generate_series(1, 340) AS n"
     )
-    at.sql("CREATE TABLE claims (paper bigint REFERENCES papers ON DELETE CASCADE, claim text, confidence numeric(4, 3))")
+    at.sql(
+        "CREATE TABLE claims (paper bigint REFERENCES papers ON DELETE CASCADE, claim text, confidence numeric(4, 3))"
+    )
     at.sql("INSERT INTO claims SELECT n, 'claim ' || n, (n % 100) / 100.0 FROM generate_series(1, 200) AS n")
     at.sql("CREATE VIEW recent AS SELECT id, title, year FROM papers WHERE year > 2000")
     at.sql("CREATE TABLE tickets (id integer PRIMARY KEY, subject text)", workspace="support")

@@ -71,7 +71,9 @@ class Browse:
         ]  # fmt: skip
         found, *parts = await self.queries.catalog(tenant, scope, reads)
         if not found.rows:
-            raise NotFound(f"There is no table {table[1]!r} in the schema {table[0]!r}.", hint="It may have been dropped.")
+            raise NotFound(
+                f"There is no table {table[1]!r} in the schema {table[0]!r}.", hint="It may have been dropped."
+            )
         head = _objects(found)[0]
         columns, constraints, indexes, triggers, key = (_objects(part) for part in parts)
         return Details(

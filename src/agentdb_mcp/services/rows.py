@@ -131,9 +131,13 @@ def _of_key(key: RowKey, params: list[object]) -> tuple[str, list[object]]:
 def _shown(field: Field, shown: int) -> str:
     column = f"t.{identifier(field.name)}"
     if field.type == "bytea":
-        return f"pg_catalog.left({column}::text, {shown + 1})" if shown == OPENED else (
-            f"'\\x' || pg_catalog.encode(pg_catalog.substr({column}, 1, {shown // 2}), 'hex')"
-            f" || CASE WHEN pg_catalog.length({column}) > {shown // 2} THEN '…' ELSE '' END"
+        return (
+            f"pg_catalog.left({column}::text, {shown + 1})"
+            if shown == OPENED
+            else (
+                f"'\\x' || pg_catalog.encode(pg_catalog.substr({column}, 1, {shown // 2}), 'hex')"
+                f" || CASE WHEN pg_catalog.length({column}) > {shown // 2} THEN '…' ELSE '' END"
+            )
         )
     return f"pg_catalog.left({column}::text, {shown + 1})"
 
@@ -154,5 +158,7 @@ def _where(filters: Sequence[Filter]) -> tuple[str, list[object]]:
         elif each.operator in _COMPARED:
             parts.append(f"{column} {_COMPARED[each.operator]} {place}")
         else:
-            raise InvalidArgument(f"There is no operator {each.operator!r}.", hint=f"Use one of {', '.join(OPERATORS)}.")
+            raise InvalidArgument(
+                f"There is no operator {each.operator!r}.", hint=f"Use one of {', '.join(OPERATORS)}."
+            )
     return (f" WHERE {' AND '.join(parts)}" if parts else ""), params

@@ -21,7 +21,9 @@ DECISIONS = {EVERYTHING: "All decisions", "allowed": "Allowed", "refused": "Refu
 async def show(view: View) -> None:
     with frame(view, "Activity", "activity"):
         Text("h1", "Activity")
-        Text("p", "What agents and people did with your databases. Texts of statements and values are not kept.", "muted")
+        Text(
+            "p", "What agents and people did with your databases. Texts of statements and values are not kept.", "muted"
+        )
         bar = box("div", "ax-bar", role="toolbar", aria_label="Filters")
         rows = box("div", "ax-stack")
         with box("div", "ax-foot"):
@@ -34,15 +36,25 @@ async def show(view: View) -> None:
         return
     with bar:
         names = {EVERYTHING: "All databases"} | {str(index): place.name for index, place in enumerate(places)}
-        place = ui.select(names, value=EVERYTHING, label="Database").props("outlined dense options-dense").classes("ax-select")
-        decision = ui.select(DECISIONS, value=EVERYTHING, label="Decision").props("outlined dense options-dense").classes("ax-select")
+        place = (
+            ui.select(names, value=EVERYTHING, label="Database")
+            .props("outlined dense options-dense")
+            .classes("ax-select")
+        )
+        decision = (
+            ui.select(DECISIONS, value=EVERYTHING, label="Decision")
+            .props("outlined dense options-dense")
+            .classes("ax-select")
+        )
         button("Reload", lambda: load(None))
 
     async def load(before: int | None) -> None:
         chosen = None if place.value == EVERYTHING else places[int(place.value)]
         wanted = None if decision.value == EVERYTHING else AuditDecision(decision.value)
         found = await view.fill(
-            rows, lambda: view.work.activity(chosen, wanted, before, PAGE + 1), lambda each: _rows(each[:PAGE], places, rows)
+            rows,
+            lambda: view.work.activity(chosen, wanted, before, PAGE + 1),
+            lambda each: _rows(each[:PAGE], places, rows),
         )
         shown = (found or [])[:PAGE]
         state["last"] = shown[-1].sequence if shown else None
@@ -58,7 +70,9 @@ def _rows(entries: list[AuditEntry], places: list[Place], _: Element) -> None:
     if not entries:
         empty("Nothing here yet", "What agents do shows here a few seconds later.")
         return
-    names = {(place.scope, place.tenant.workspace_id if place.scope is Scope.AGENT else None): place.name for place in places}
+    names = {
+        (place.scope, place.tenant.workspace_id if place.scope is Scope.AGENT else None): place.name for place in places
+    }
     with box("div", "ax-scroll", role="region", aria_label="Activity", tabindex="0"), box("table", "ax-table cards"):
         with box("thead"), box("tr"):
             for name in ("When (UTC)", "Agent", "Database", "What", "Decision", "Duration", "Rows", "Reason"):
@@ -71,7 +85,9 @@ def _rows(entries: list[AuditEntry], places: list[Place], _: Element) -> None:
 def _row(each: AuditEntry, names: dict[tuple[Scope, str | None], str]) -> None:
     scope = Scope(each.scope) if each.scope else None
     agent = names.get((Scope.AGENT, each.workspace_id), each.workspace_id or "")
-    database = "" if scope is None else names.get((scope, each.workspace_id if scope is Scope.AGENT else None), str(scope))
+    database = (
+        "" if scope is None else names.get((scope, each.workspace_id if scope is Scope.AGENT else None), str(scope))
+    )
     what = ", ".join(each.kinds) or each.tool or ""
     with box("tr"):
         Text("td", moment(each.at), "mono ax-nowrap", data_label="When")

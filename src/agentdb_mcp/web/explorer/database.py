@@ -14,7 +14,7 @@ from agentdb_mcp.models import Result
 from agentdb_mcp.services.browse import Details
 from agentdb_mcp.services.rows import Table
 from agentdb_mcp.web.explorer.forms import add_column_form, create_table_form
-from agentdb_mcp.web.explorer.layout import BASE, Text, View, box, button, database_frame, empty, link
+from agentdb_mcp.web.explorer.layout import BASE, Text, View, box, button, database_frame, link
 from agentdb_mcp.web.explorer.table_data import TableData
 from agentdb_mcp.web.explorer.values import number, size
 from agentdb_mcp.web.explorer.work import Place
@@ -95,11 +95,10 @@ def _list(view: View, place: Place, found: Found, current: Table | None) -> None
 
 def _entry(place: Place, each: Mapping[str, Any], several: bool, current: bool) -> None:
     name = f"{each['schema']}.{each['name']}" if several and each["schema"] != "public" else each["name"]
-    with box("li"):
-        with link("", table_path(place, each["schema"], each["name"]), "ax-row", current=current):
-            Text("span", name, "ax-name")
-            what = each["type"] if each["type"] != "table" else number(each["rows"]) if each["rows"] is not None else ""
-            Text("span", what, "muted ax-small")
+    with box("li"), link("", table_path(place, each["schema"], each["name"]), "ax-row", current=current):
+        Text("span", name, "ax-name")
+        what = each["type"] if each["type"] != "table" else number(each["rows"]) if each["rows"] is not None else ""
+        Text("span", what, "muted ax-small")
 
 
 def _summary(view: View, place: Place, found: Found) -> None:
@@ -178,7 +177,10 @@ def _listing(title: str, name: str, heads: Sequence[str], found: Sequence[Mappin
         Text("p", "None.", "muted")
         return
     fields = {"Name": "name", "Type": "type", "Definition": "definition"}
-    rows = [[size(each.get("size_bytes")) if head == "Size" else str(each[fields[head]]) for head in heads] for each in found]
+    rows = [
+        [size(each.get("size_bytes")) if head == "Size" else str(each[fields[head]]) for head in heads]
+        for each in found
+    ]
     _rows(heads, rows)
 
 

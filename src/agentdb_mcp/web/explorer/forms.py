@@ -95,14 +95,20 @@ def _field(
             Text("span", note, "muted ax-small")
         modes = [VALUE, *([NULL] if column.get("nullable") else []), *([DEFAULT] if new else [])]
         has_default = bool(column.get("default") or column.get("identity"))
-        start = (DEFAULT if has_default or column.get("nullable") else VALUE) if new else (NULL if value is None else VALUE)
+        start = (
+            (DEFAULT if has_default or column.get("nullable") else VALUE) if new else (NULL if value is None else VALUE)
+        )
         with box("div", "ax-pair"):
             text = ui.textarea(value=value or "").props("outlined dense autogrow").classes("ax-grow mono")
             text.props["aria-label"] = f"{name}, {note}"
             text.props["input-class"] = "ax-input"
             if first:
                 text.props["autofocus"] = True
-            mode = ui.select(modes, value=start if start in modes else VALUE).props("outlined dense options-dense").classes("ax-mode")
+            mode = (
+                ui.select(modes, value=start if start in modes else VALUE)
+                .props("outlined dense options-dense")
+                .classes("ax-mode")
+            )
             mode.props["aria-label"] = f"{name}: a value, null or the default"
         hint = Text("span", "", "ax-wrong ax-small", role="status")
 

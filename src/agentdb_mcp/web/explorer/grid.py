@@ -57,7 +57,12 @@ def data_grid(
         "overlayNoRowsTemplate": "<span>No rows</span>",
     }
     if selectable:
-        options["rowSelection"] = {"mode": "multiRow", "checkboxes": True, "headerCheckbox": True, "enableClickSelection": True}
+        options["rowSelection"] = {
+            "mode": "multiRow",
+            "checkboxes": True,
+            "headerCheckbox": True,
+            "enableClickSelection": True,
+        }
         options["selectionColumnDef"] = {"width": 44, "pinned": "left", "sortable": False}
     grid = ui.aggrid(options, auto_size_columns=False).classes("ax-grid")
     grid.props["role"], grid.props["aria-label"] = "region", label
@@ -73,7 +78,8 @@ def data_grid(
 
 def records(rows: Sequence[Sequence[str | None]]) -> list[dict[str, Any]]:
     return [
-        {NUMBER: number} | {f"c{index}": cut(value) for index, value in enumerate(row)} for number, row in enumerate(rows)
+        {NUMBER: number} | {f"c{index}": cut(value) for index, value in enumerate(row)}
+        for number, row in enumerate(rows)
     ]
 
 

@@ -81,7 +81,10 @@ class Guard:
             for name, value in page_headers(self._ancestors, nonce=nonce).items():
                 headers[name] = value
             set_cookie(
-                headers, self._explorer.sessions.cookie(session), embedded=bool(self._ancestors), https=self._is_https(scope)
+                headers,
+                self._explorer.sessions.cookie(session),
+                embedded=bool(self._ancestors),
+                https=self._is_https(scope),
             )
             await send({**start, "headers": headers.raw})
             await send({"type": "http.response.body", "body": content})

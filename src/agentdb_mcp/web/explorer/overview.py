@@ -15,7 +15,10 @@ from agentdb_mcp.web.explorer.work import DAYS, Seen
 
 _BANNERS = {
     BudgetState.WARNING: ("The budget is nearly used up", "Statements that write will be refused once it is."),
-    BudgetState.EXCEEDED: ("The budget is used up", "Reading and deleting go on; writing starts again with the next period."),
+    BudgetState.EXCEEDED: (
+        "The budget is used up",
+        "Reading and deleting go on; writing starts again with the next period.",
+    ),
     BudgetState.PAUSED: ("The databases are paused", "The budget is used up; they start again with the next period."),
 }
 _COLOURS = ["#2f6fdf", "#1f9e89", "#d98a1f", "#8e5bd0", "#d1495b", "#4c9ed9", "#7a8b3c", "#b0578d"]
@@ -144,7 +147,13 @@ def chart_options(days: list[DayCost], view: View) -> dict[str, Any]:
             "splitLine": {"lineStyle": {"color": grey, "opacity": 0.15}},
         },
         "series": [
-            {"name": name, "type": "bar", "stack": "cost", "barMaxWidth": 24, "data": [round(value, 6) for value in values]}
+            {
+                "name": name,
+                "type": "bar",
+                "stack": "cost",
+                "barMaxWidth": 24,
+                "data": [round(value, 6) for value in values],
+            }
             for name, values in by_name.items()
         ],
         "aria": {"enabled": True},

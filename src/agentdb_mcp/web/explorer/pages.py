@@ -41,7 +41,12 @@ def declare() -> None:
 
     @ui.page("/agent/{workspace_id}")
     async def agent_page(
-        request: Request, client: Client, workspace_id: str, table: Name = "", schema: Name = "public", tab: Name = "data"
+        request: Request,
+        client: Client,
+        workspace_id: str,
+        table: Name = "",
+        schema: Name = "public",
+        tab: Name = "data",
     ) -> None:
         view = view_of(request, client)
         if (place := await _agent(view, workspace_id)) is not None:

@@ -68,8 +68,14 @@ def _step(node: Mapping[str, Any], depth: int, children: list[Mapping[str, Any]]
         misjudged = larger / smaller
     return Step(
         depth,
-        " ".join(part for part in (node.get("Join Type") if "Join" in str(node.get("Node Type")) else None,
-                                   str(node.get("Node Type", "?"))) if part and part != "Inner"),
+        " ".join(
+            part
+            for part in (
+                node.get("Join Type") if "Join" in str(node.get("Node Type")) else None,
+                str(node.get("Node Type", "?")),
+            )
+            if part and part != "Inner"
+        ),
         _subject(node),
         tuple(f"{name}: {_text(node[name])}" for name in _DETAILS if name in node),
         float(node.get("Total Cost", 0)),

@@ -11,8 +11,10 @@ HEAVY, MISJUDGED = 0.4, 10.0
 
 def show_plan(plan: Plan) -> None:
     ran = plan.execution_ms is not None
-    summary = f"Planned in {duration(plan.planning_ms)}, ran in {duration(plan.execution_ms)}." if ran else (
-        f"Estimated cost {plan.total_cost:,.0f}. “With a run” measures instead of estimating."
+    summary = (
+        f"Planned in {duration(plan.planning_ms)}, ran in {duration(plan.execution_ms)}."
+        if ran
+        else (f"Estimated cost {plan.total_cost:,.0f}. “With a run” measures instead of estimating.")
     )
     Text("p", summary, "ax-hint")
     with box("div", "ax-scroll ax-plan", role="region", aria_label="Plan", tabindex="0"), box("table", "ax-table"):

@@ -65,7 +65,9 @@ class Console:
                 editor = ui.codemirror(sql, language="PostgreSQL", line_wrapping=True, keymap=keys)
                 self.parts["editor"], self.parts["names"] = editor, SchemaNames(editor)
                 with box("div", "ax-bar", role="toolbar", aria_label="Statement"):
-                    self.parts["run"] = button("Run", self.run, "primary", title="Ctrl+Enter; runs the selection, else all")
+                    self.parts["run"] = button(
+                        "Run", self.run, "primary", title="Ctrl+Enter; runs the selection, else all"
+                    )
                     self.parts["cancel"] = button("Cancel", self.cancel, "danger")
                     button("Plan", self.explain, title="Ctrl+Shift+Enter; how Postgres would run it")
                     self.parts["analyze"] = ui.checkbox("with a run").props("dense")
@@ -161,7 +163,9 @@ class Console:
         if not result.columns:
             empty(result.command_tag or "Done", "The statement gave no rows.")
             return result.command_tag
-        texts = [[whole(value, column) for value, column in zip(row, result.columns, strict=True)] for row in result.rows]
+        texts = [
+            [whole(value, column) for value, column in zip(row, result.columns, strict=True)] for row in result.rows
+        ]
         columns = [GridColumn(column.name, column.type) for column in result.columns]
 
         def open_row(index: int) -> None:
@@ -169,7 +173,9 @@ class Console:
                 value_form([(column.name, column.type) for column in result.columns], texts[index])
 
         if result.truncated:
-            Text("p", "There are more rows than are shown. Export gives them all; LIMIT and OFFSET the next.", "ax-hint")
+            Text(
+                "p", "There are more rows than are shown. Export gives them all; LIMIT and OFFSET the next.", "ax-hint"
+            )
         data_grid(columns, texts, label="Result", on_open=open_row)
         return f"{number(len(texts))} row{'' if len(texts) == 1 else 's'}{', and more' if result.truncated else ''}"
 
@@ -227,7 +233,11 @@ class Console:
             with box("ul", "ax-history"):
                 for each in ran:
                     with box("li"), box("button", "ax-past", type="button") as chosen:
-                        Text("span", f"{each.at:%H:%M:%S} · {each.place} · {each.outcome}", "ax-small " + ("bad" if each.failed else "muted"))
+                        Text(
+                            "span",
+                            f"{each.at:%H:%M:%S} · {each.place} · {each.outcome}",
+                            "ax-small " + ("bad" if each.failed else "muted"),
+                        )
                         Text("code", each.sql[:400])
 
                     def choose(_: Any, sql: str = each.sql) -> None:
@@ -277,5 +287,3 @@ def written(name: str) -> str:
 def _value(result: Result) -> Any:
     value = result.rows[0][0]
     return json.loads(value) if isinstance(value, str) else value
-
-

@@ -116,14 +116,21 @@ class TableData:
                     for each in self.details.columns
                 ]
                 self.grid = data_grid(
-                    columns, shown, label=f"Rows of {self.details.name}", selectable=True, sortable=True, on_open=self._open
+                    columns,
+                    shown,
+                    label=f"Rows of {self.details.name}",
+                    selectable=True,
+                    sortable=True,
+                    on_open=self._open,
                 )
                 self.grid.on("sortChanged", self._sorted, [])
         else:
             self.grid.run_grid_method("setGridOption", "rowData", records(shown))
             self.grid.run_grid_method("ensureIndexVisible", 0) if shown else None
         first, last = self.offset + 1 if shown else 0, self.offset + len(shown)
-        about = f" of about {number(self.estimate)}" if self.estimate is not None and not self.filters and self.more else ""
+        about = (
+            f" of about {number(self.estimate)}" if self.estimate is not None and not self.filters and self.more else ""
+        )
         self.parts["range"].text = f"Rows {number(first)} to {number(last)}{about}"
         enable(self.parts["previous"], self.offset > 0)
         enable(self.parts["next"], self.more)
@@ -152,7 +159,9 @@ class TableData:
         names = [each["name"] for each in self.details.columns]
         with ui.dialog(value=True) as dialog, box("div", "ax-dialog"):
             Text("h2", "Filter rows")
-            column = labelled(ui.select(dict(enumerate(names)), value=0, label="Column", with_input=len(names) > 12), "Column")
+            column = labelled(
+                ui.select(dict(enumerate(names)), value=0, label="Column", with_input=len(names) > 12), "Column"
+            )
             operator = labelled(ui.select(list(OPERATORS), value="=", label="Operator"), "Operator")
             value = ui.input("Value").props("outlined dense autofocus")
             for each in (column, operator):
@@ -176,7 +185,9 @@ class TableData:
                 text = f"{each.column} {each.operator}{'' if 'null' in each.operator else f' {each.value}'}"
                 with box("span", "ax-chip"):
                     Text("span", text)
-                    button("×", lambda index=index: self._remove(index), "quiet", aria_label=f"Remove the filter {text}")
+                    button(
+                        "×", lambda index=index: self._remove(index), "quiet", aria_label=f"Remove the filter {text}"
+                    )
         self.offset = 0
         await self.reload()
 
@@ -221,8 +232,14 @@ class TableData:
         """A row of what has no key: by its place, as it is ordered now."""
         answer = await self.view.attempt(
             lambda: self.view.work.browse.shown(
-                self.place.tenant, self.place.scope, self.details, limit=1, offset=self.offset + index,
-                filters=self.filters, order_by=self.order, whole=True,
+                self.place.tenant,
+                self.place.scope,
+                self.details,
+                limit=1,
+                offset=self.offset + index,
+                filters=self.filters,
+                order_by=self.order,
+                whole=True,
             )  # fmt: skip
         )
         return answer.results[0].rows[0] if answer and answer.results[0].rows else None
@@ -255,7 +272,9 @@ class TableData:
             return
         keys = [RowKey(self._key(index), str(self.rows[index][-1])) for index in chosen]
         count = f"{len(keys)} row{'' if len(keys) == 1 else 's'}"
-        if not await confirm(f"Delete {count}?", f"From {self.details.name}. This cannot be undone.", f"Delete {count}"):
+        if not await confirm(
+            f"Delete {count}?", f"From {self.details.name}. This cannot be undone.", f"Delete {count}"
+        ):
             return
         work = self.view.work
         deleted = await self.view.attempt(
@@ -276,5 +295,3 @@ class TableData:
         work = self.view.work
         path = work.explorer.ticket(work.session, self.place, sql, self.details.name, form)
         ui.download(path.removeprefix("/explorer"))
-
-

@@ -131,10 +131,18 @@ class Work:
 
     async def agent(self, workspace_id: str) -> Place:
         """Raises NotFound for what is not there, or not this session's."""
-        found = next((each for each in await self.places() if each.tenant.workspace_id == workspace_id
-                      and each.scope is Scope.AGENT), None)
+        found = next(
+            (
+                each
+                for each in await self.places()
+                if each.tenant.workspace_id == workspace_id and each.scope is Scope.AGENT
+            ),
+            None,
+        )
         if found is None:
-            raise NotFound(f"There is no workspace {workspace_id[:80]!r}, or none of yours.", hint="Go to the overview.")
+            raise NotFound(
+                f"There is no workspace {workspace_id[:80]!r}, or none of yours.", hint="Go to the overview."
+            )
         return found
 
     async def budget(self) -> BudgetReport:
@@ -151,7 +159,9 @@ class Work:
     async def overview(self, report: BudgetReport) -> list[Seen]:
         """Each database with its state and what it cost."""
         managed = self.explorer.state.managed
-        rows = {(row.scope, row.owner_id): row for row in await managed.lifecycle.databases.of_user(self.session.user_id)}
+        rows = {
+            (row.scope, row.owner_id): row for row in await managed.lifecycle.databases.of_user(self.session.user_id)
+        }
         costs = {(each.scope, each.workspace_id): each for each in report.by_database}
         seen = []
         for place in await self.places():
