@@ -17,7 +17,7 @@ from agentdb_mcp.web.explorer.toolkit import Toolkit
 from agentdb_mcp.web.explorer.work import Explorer
 from agentdb_mcp.web.state import State
 
-__all__ = ["install", "is_installed"]
+__all__ = ["install", "is_installed", "link"]
 
 PATH = "/explorer"
 
@@ -42,6 +42,15 @@ def install(app: FastAPI, state: State) -> None:
     app.router.routes.append(Route(PATH, _home, methods=["GET"], include_in_schema=False))
     guard = Guard(explorer, Toolkit(state), settings.frame_ancestors, https=https)
     app.router.routes.append(Mount(PATH, GZipMiddleware(guard, minimum_size=1000)))
+
+
+async def link(app: FastAPI, base_url: str, user_id: str, seconds: int) -> str | None:
+    """The address that signs a user in once; None where there is no explorer."""
+    explorer: Explorer | None = getattr(app.state, "explorer", None)
+    if explorer is None:
+        return None
+    issued = await explorer.sessions.link(user_id, None, seconds=seconds)
+    return entry.link_url(base_url, issued.token.reveal())
 
 
 async def _missing(_: Request) -> None:

@@ -65,7 +65,7 @@ def router(explorer: Explorer, *, https: bool) -> APIRouter:
             session = await explorer.sessions.enter(link, source=_source(request))
         except AgentDBError as error:
             if isinstance(error, NotAuthenticated):
-                error = NotAuthenticated("This link was used before, or is older than two minutes.")
+                error = NotAuthenticated("This link was used before, or is too old.")
             return shown(sign_in_page(error), 401)
         return signed_in(session, "/explorer/", request)
 
