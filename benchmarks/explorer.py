@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import psutil
 from playwright.sync_api import Page, sync_playwright
-
 from tests.browser.house import CHROMIUM, FLAGS, house
 
 ROWS = ".ag-center-cols-container .ag-row"

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-
 from tests.browser.house import CHROMIUM, FLAGS, House, artefacts, house
 
 DESKTOP, PHONE = (1600, 1000), (390, 844)
 
 
-class _Framer(http.server.BaseHTTPRequestHandler):
+class Framer(http.server.BaseHTTPRequestHandler):
     """Another site, with the explorer in a frame."""
 
     inner = ""
@@ -34,7 +33,7 @@ class _Framer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def framers() -> Iterator[tuple[str, str]]:
     """Origins of two other sites: the one that may embed, and one that may not."""
-    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Framer) for _ in range(2)]
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Framer) for _ in range(2)]
     threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
     for thread in threads:
         thread.start()
@@ -64,6 +63,7 @@ def browser() -> Iterator[Browser]:
 
 
 OpenPage = Callable[..., Page]
+Keep = Callable[[Page, str], None]
 
 
 @pytest.fixture

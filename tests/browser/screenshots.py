@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
-
 from tests.browser.house import CHROMIUM, FLAGS, house
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

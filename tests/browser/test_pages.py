@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-
-from tests.browser.conftest import DESKTOP, PHONE
+from tests.browser.conftest import DESKTOP, PHONE, Keep, OpenPage
 from tests.browser.house import House
 
 ROWS = ".ag-center-cols-container .ag-row"
@@ -54,7 +53,7 @@ def download(page: Page, label: str) -> str:
     return Path(waited.value.path()).read_text("utf-8")
 
 
-def test_every_page_fits_phone_and_desktop_in_both_themes(open_page, keep, explorer):
+def test_every_page_fits_phone_and_desktop_in_both_themes(open_page: OpenPage, keep: Keep, explorer: House) -> None:
     page = open_page()
     for name, path in EVERY_PAGE.items():
         page.goto(f"{explorer.url}/explorer{path}")
@@ -73,7 +72,7 @@ def test_every_page_fits_phone_and_desktop_in_both_themes(open_page, keep, explo
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (name, size)
 
 
-def test_overview_shows_databases_with_state_size_cost_and_last_use_and_the_budget(open_page):
+def test_overview_shows_databases_with_state_size_cost_and_last_use_and_the_budget(open_page: OpenPage) -> None:
     page = open_page()
     table = page.get_by_role("table")
     expect(table.get_by_role("row")).to_have_count(4)
@@ -86,7 +85,7 @@ def test_overview_shows_databases_with_state_size_cost_and_last_use_and_the_budg
     assert table.inner_text().count("Global database") == 1
 
 
-def test_an_exceeded_budget_shows_and_lets_people_read(open_page, explorer: House, keep):
+def test_an_exceeded_budget_shows_and_lets_people_read(open_page: OpenPage, explorer: House, keep: Keep) -> None:
     usage = explorer.application.managed().usage
     explorer.sql("CREATE TABLE notes (id integer)", workspace="shop", user="bob")
     explorer.call(usage.set_tier, "bob", "free", 0)
@@ -101,15 +100,20 @@ def test_an_exceeded_budget_shows_and_lets_people_read(open_page, explorer: Hous
     keep(page, "exceeded-refused")
 
 
-def test_a_table_shows_its_columns_keys_indexes_and_size(open_page):
+def test_a_table_shows_its_columns_keys_indexes_and_size(open_page: OpenPage) -> None:
     page = open_page("/agent/research?table=papers&tab=structure")
     expect(page.get_by_text("about 340 rows")).to_be_visible()
-    for text in ("timestamp with time zone", "CHECK ((year > 1500))", "papers_year ON public.papers", "identity by default"):
+    for text in (
+        "timestamp with time zone",
+        "CHECK ((year > 1500))",
+        "papers_year ON public.papers",
+        "identity by default",
+    ):
         expect(page.get_by_text(text).first).to_be_visible()
     expect(page.get_by_text("Papers that the agent has read.")).to_be_visible()
 
 
-def test_rows_are_paged_sorted_and_filtered_by_postgres(open_page):
+def test_rows_are_paged_sorted_and_filtered_by_postgres(open_page: OpenPage) -> None:
     page = open_page("/agent/research?table=papers")
     expect(page.get_by_text("Rows 1 to 100 of about 340")).to_be_visible()
     page.get_by_role("button", name="Next page").click()
@@ -128,10 +132,13 @@ def test_rows_are_paged_sorted_and_filtered_by_postgres(open_page):
     expect(page.get_by_text("Rows 1 to 100")).to_be_visible()
 
 
-def test_values_are_shown_for_what_they_are(open_page, explorer: House):
+def test_values_are_shown_for_what_they_are(open_page: OpenPage, explorer: House) -> None:
     explorer.sql("CREATE TABLE odd (id integer PRIMARY KEY, a text, b jsonb, c bytea, d numeric, e text)")
     long = "line one\n" + "x" * 5000
-    explorer.sql("INSERT INTO odd VALUES (1, NULL, 'null', '\\x00ff', 'NaN', $1), (2, '', '{\"a\": 1}', NULL, 1e30, 'null')", long)
+    explorer.sql(
+        "INSERT INTO odd VALUES (1, NULL, 'null', '\\x00ff', 'NaN', $1), (2, '', '{\"a\": 1}', NULL, 1e30, 'null')",
+        long,
+    )
     page = open_page("/agent/research?table=odd")
     expect(page.locator(ROWS).first).to_be_visible()
     assert [cell(page, 0, name) for name in "abcd"] == ["null", "null", "\\x00ff", "NaN"]
@@ -143,7 +150,7 @@ def test_values_are_shown_for_what_they_are(open_page, explorer: House):
     expect(page.get_by_role("textbox", name="e, text")).to_have_value(long)
 
 
-def test_rows_are_inserted_changed_and_deleted_with_their_types_checked(open_page, explorer: House):
+def test_rows_are_inserted_changed_and_deleted_with_their_types_checked(open_page: OpenPage, explorer: House) -> None:
     explorer.sql("CREATE TABLE todo (id integer PRIMARY KEY, what text NOT NULL, due date, done boolean DEFAULT false)")
     page = open_page("/agent/research?table=todo")
     expect(page.get_by_text("No rows yet")).to_be_visible()
@@ -181,7 +188,7 @@ def test_rows_are_inserted_changed_and_deleted_with_their_types_checked(open_pag
     assert explorer.sql("SELECT count(*) FROM todo") == [[0]]
 
 
-def test_rows_that_cannot_be_told_apart_are_read_only_and_it_says_so(open_page):
+def test_rows_that_cannot_be_told_apart_are_read_only_and_it_says_so(open_page: OpenPage) -> None:
     page = open_page("/agent/research?table=claims")
     expect(page.get_by_text("no primary key")).to_be_visible()
     expect(page.get_by_role("button", name="Insert row")).to_have_count(0)
@@ -189,7 +196,7 @@ def test_rows_that_cannot_be_told_apart_are_read_only_and_it_says_so(open_page):
     expect(page.locator(".ax-values")).to_contain_text("claim 4")
 
 
-def test_a_form_shows_the_sql_that_makes_a_table_and_a_column(open_page, explorer: House, keep):
+def test_a_form_shows_the_sql_that_makes_a_table_and_a_column(open_page: OpenPage, explorer: House, keep: Keep) -> None:
     page = open_page("/agent/support")
     page.get_by_role("button", name="New table").first.click()
     page.get_by_label("Name").fill("my plans")
@@ -209,7 +216,7 @@ def test_a_form_shows_the_sql_that_makes_a_table_and_a_column(open_page, explore
     assert explorer.sql('SELECT * FROM "my plans"', workspace="support") == []
 
 
-def test_sql_runs_whole_or_as_selected_and_is_remembered(open_page, keep):
+def test_sql_runs_whole_or_as_selected_and_is_remembered(open_page: OpenPage, keep: Keep) -> None:
     page = open_page("/agent/research/sql")
     write(page, "SELECT 41 + 1 AS answer")
     page.keyboard.press("Control+Enter")
@@ -225,7 +232,7 @@ def test_sql_runs_whole_or_as_selected_and_is_remembered(open_page, keep):
     expect(page.locator(".cm-content")).to_contain_text("SELECT 41 + 1")
 
 
-def test_an_error_marks_its_position_in_the_editor(open_page, keep):
+def test_an_error_marks_its_position_in_the_editor(open_page: OpenPage, keep: Keep) -> None:
     page = open_page("/agent/research/sql")
     run(page, "SELECT id,\n  titel FROM papers")
     expect(page.get_by_role("alert")).to_contain_text("Line 2, character 3")
@@ -233,7 +240,7 @@ def test_an_error_marks_its_position_in_the_editor(open_page, keep):
     keep(page, "sql-error")
 
 
-def test_the_editor_completes_names_of_the_schema(open_page):
+def test_the_editor_completes_names_of_the_schema(open_page: OpenPage) -> None:
     page = open_page("/agent/research/sql")
     expect(page.get_by_text("No result yet")).to_be_visible()
     page.locator(".cm-content").click()
@@ -241,7 +248,7 @@ def test_the_editor_completes_names_of_the_schema(open_page):
     expect(page.locator(".cm-tooltip-autocomplete")).to_contain_text("papers")
 
 
-def test_a_running_statement_is_cancelled_and_ends_at_the_database(open_page, explorer: House):
+def test_a_running_statement_is_cancelled_and_ends_at_the_database(open_page: OpenPage, explorer: House) -> None:
     page = open_page("/agent/research/sql")
     run(page, "SELECT pg_sleep(12)")
     expect(page.get_by_text("Running for")).to_be_visible()
@@ -251,7 +258,7 @@ def test_a_running_statement_is_cancelled_and_ends_at_the_database(open_page, ex
     assert explorer.sql(running) == [[0]]
 
 
-def test_a_plan_is_a_tree_that_a_person_can_read(open_page, keep):
+def test_a_plan_is_a_tree_that_a_person_can_read(open_page: OpenPage, keep: Keep) -> None:
     page = open_page("/agent/research/sql")
     write(page, "SELECT year, count(*) FROM papers JOIN claims ON paper = id GROUP BY year ORDER BY 2")
     page.get_by_role("checkbox", name="with a run").click()
@@ -263,7 +270,7 @@ def test_a_plan_is_a_tree_that_a_person_can_read(open_page, keep):
     keep(page, "plan")
 
 
-def test_results_and_tables_are_exported_whole(open_page):
+def test_results_and_tables_are_exported_whole(open_page: OpenPage) -> None:
     page = open_page("/agent/research/sql")
     write(page, "SELECT n, NULL AS nothing, 'a,\"b\"' AS text FROM generate_series(1, 2500) AS n")
     rows = list(csv.reader(io.StringIO(download(page, "Export as CSV"))))
@@ -274,7 +281,7 @@ def test_results_and_tables_are_exported_whole(open_page):
     assert len(list(csv.reader(io.StringIO(download(page, "Export as CSV"))))) == 341
 
 
-def test_activity_shows_what_agents_did_by_agent_and_decision(open_page, explorer: House):
+def test_activity_shows_what_agents_did_by_agent_and_decision(open_page: OpenPage, explorer: House) -> None:
     with pytest.raises(Exception, match="COPY"):
         explorer.sql("COPY papers TO PROGRAM 'true'")
     explorer.call(explorer.application.managed().audit.flush)
@@ -291,7 +298,7 @@ def test_activity_shows_what_agents_did_by_agent_and_decision(open_page, explore
     expect(page.get_by_text("Nothing here yet")).to_be_visible()
 
 
-def test_pages_work_by_keyboard_and_have_names_for_screen_readers(open_page, explorer: House):
+def test_pages_work_by_keyboard_and_have_names_for_screen_readers(open_page: OpenPage, explorer: House) -> None:
     page = open_page()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -314,7 +321,7 @@ def test_pages_work_by_keyboard_and_have_names_for_screen_readers(open_page, exp
     assert page.get_by_role("main").count() == 1
 
 
-def test_the_theme_is_chosen_and_kept(open_page, explorer: House):
+def test_the_theme_is_chosen_and_kept(open_page: OpenPage, explorer: House) -> None:
     page = open_page()
     page.get_by_role("button", name="Theme: Auto").click()
     expect(page.locator("body.body--dark")).to_have_count(1)
@@ -323,7 +330,7 @@ def test_the_theme_is_chosen_and_kept(open_page, explorer: House):
     expect(page.get_by_role("button", name="Theme: Dark")).to_be_visible()
 
 
-def test_what_is_missing_is_told_on_a_page_of_its_own(open_page):
+def test_what_is_missing_is_told_on_a_page_of_its_own(open_page: OpenPage) -> None:
     page = open_page("/agent/research?table=nothing")
     expect(page.get_by_role("alert")).to_contain_text("There is no table 'nothing'")
     page = open_page("/agent/support?table=tickets")

@@ -61,7 +61,7 @@ class Console:
     def show(self, sql: str) -> None:
         with box("div", "ax-console"):
             with box("div", "ax-editor"):
-                keys = {"Mod-Enter": lambda: self.run(), "Shift-Mod-Enter": lambda: self.explain()}
+                keys: dict[str, Any] = {"Mod-Enter": self.run, "Shift-Mod-Enter": self.explain}
                 editor = ui.codemirror(sql, language="PostgreSQL", line_wrapping=True, keymap=keys)
                 self.parts["editor"], self.parts["names"] = editor, SchemaNames(editor)
                 with box("div", "ax-bar", role="toolbar", aria_label="Statement"):
