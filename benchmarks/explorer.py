@@ -1,7 +1,6 @@
 """The explorer's table page on a million rows and on two hundred columns: `make bench-explorer`.
 
-Prints how long the first page, a next page, a sort, a filter and a far page take in a real browser, and what the server's
-memory is before and after paging.
+Prints how long the first page, next pages and a sort take in a real browser, and the server's memory before and after.
 """
 
 from __future__ import annotations

@@ -71,9 +71,8 @@ class Browse:
         ]  # fmt: skip
         found, *parts = await self.queries.catalog(tenant, scope, reads)
         if not found.rows:
-            raise NotFound(
-                f"There is no table {table[1]!r} in the schema {table[0]!r}.", hint="It may have been dropped."
-            )
+            missing = f"There is no table {table[1]!r} in the schema {table[0]!r}."
+            raise NotFound(missing, hint="It may have been dropped.")
         head = _objects(found)[0]
         columns, constraints, indexes, triggers, key = (_objects(part) for part in parts)
         return Details(
@@ -115,7 +114,7 @@ class Browse:
         order_by: Sequence[Order] = (),
         whole: bool = False,
     ) -> Answer:
-        """A page as texts, cut unless `whole`, by the primary key unless ordered; an editable one's last column is xmin."""
+        """A page as texts, cut unless `whole`, ordered by the primary key unless told; of an editable one, xmin last."""
         statement = rows.select_page(
             details.table,
             details.fields,

@@ -79,8 +79,9 @@ def select_page(
     where, params = _where(filters)
     order = ", ".join(f"t.{identifier(each.column)}{' DESC' if each.descending else ''}" for each in order_by)
     params += [limit, offset]
+    ordered = f" ORDER BY {order}" if order else ""
     sql = (
-        f"SELECT {', '.join(columns) or 'NULL'} FROM {qualified(table)} AS t{where}{' ORDER BY ' if order else ''}{order}"
+        f"SELECT {', '.join(columns) or 'NULL'} FROM {qualified(table)} AS t{where}{ordered}"
         f" LIMIT ${len(params) - 1} OFFSET ${len(params)}"
     )
     return Statement(sql, params)

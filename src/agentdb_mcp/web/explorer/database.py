@@ -44,7 +44,7 @@ async def show(view: View, place: Place, table: Table | None, tab: str) -> None:
             return await view.work.browse.details(tenant, scope, opened)
 
         listed_rows = next((each for each in found if (each["schema"], each["name"]) == table), {})
-        details = await view.fill(content, read_details, lambda each: None)
+        details = await view.fill(content, read_details, lambda _: None)
         if details is not None:
             with content:
                 await _table(view, place, details, listed_rows, tab)
@@ -154,21 +154,25 @@ def _structure(view: View, place: Place, details: Details) -> None:
             if details.type == "table":
                 with part:
                     button("Add column", lambda: add_column_form(view, place, details), "")
-        rows = [
-            [
-                each["name"], each["type"], "" if each.get("nullable") else "not null",
-                each.get("default") or each.get("generated") or (f"identity {each['identity']}" if each.get("identity") else ""),
-                "primary key" if each["name"] in details.primary_key else "", each.get("comment") or "",
-            ]
-            for each in details.columns
-        ]  # fmt: skip
-        _rows(("Name", "Type", "Null", "Default", "Key", "Comment"), rows)
+            _rows(
+                ("Name", "Type", "Null", "Default", "Key", "Comment"),
+                [_column(details, each) for each in details.columns],
+            )
         _listing("Keys and constraints", "constraints", ("Name", "Type", "Definition"), details.constraints)
         _listing("Indexes", "indexes", ("Name", "Definition", "Size"), details.indexes)
         _listing("Triggers", "triggers", ("Name", "Definition"), details.triggers)
         if details.definition:
             _part("Definition", "definition")
             Text("pre", details.definition, "ax-code")
+
+
+def _column(details: Details, each: Mapping[str, Any]) -> list[str]:
+    default = each.get("default") or each.get("generated") or ""
+    if each.get("identity"):
+        default = f"identity {each['identity']}"
+    key = "primary key" if each["name"] in details.primary_key else ""
+    null = "" if each.get("nullable") else "not null"
+    return [each["name"], each["type"], null, default, key, each.get("comment") or ""]
 
 
 def _listing(title: str, name: str, heads: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:

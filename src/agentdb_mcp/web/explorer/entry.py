@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -40,70 +41,77 @@ class Link(BaseModel):
 
 def router(explorer: Explorer, *, https: bool) -> APIRouter:
     """Routes of `/explorer` beside its pages, and the one by which a backend makes links."""
+    entry = _Entry(explorer, https, bool(explorer.state.application.settings.frame_ancestors))
     routes = APIRouter()
-    ancestors = explorer.state.application.settings.frame_ancestors
+    routes.add_api_route(
+        "/api/explorer/links", entry.create_link, methods=["POST"], status_code=201, tags=["explorer"],
+        responses=responses(),
+    )  # fmt: skip
+    for method, path, route in (
+        ("GET", "enter", entry.enter),
+        ("GET", "sign-in", entry.sign_in_form),
+        ("POST", "sign-in", entry.sign_in),
+        ("POST", "sign-out", entry.sign_out),
+        ("GET", "download/{key}", entry.download),
+        ("GET", "static/{name}", _static),
+    ):
+        routes.add_api_route(f"/explorer/{path}", route, methods=[method], include_in_schema=False, response_model=None)
+    return routes
 
-    def shown(page: str, status: int = 200) -> Response:
-        return HTMLResponse(page, status, page_headers(ancestors))
 
-    def signed_in(session: Session, target: str, request: Request) -> Response:
-        response = RedirectResponse(target, 303, page_headers(ancestors))
-        value = explorer.sessions.cookie(session)
-        set_cookie(response.headers, value, embedded=bool(ancestors), https=https or request.url.scheme == "https")
-        return response
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    explorer: Explorer
+    https: bool
+    embedded: bool
 
-    @routes.post("/api/explorer/links", status_code=201, tags=["explorer"], responses=responses())
-    async def create_link(given: NewLink, _: Annotated[Caller, Depends(service())], request: Request) -> Link:
+    async def create_link(self, given: NewLink, _: Annotated[Caller, Depends(service())], request: Request) -> Link:
         """Make a link that signs a user in to the explorer: once, within two minutes."""
-        issued = await explorer.sessions.link(given.user_id, given.workspace_id)
-        base = (explorer.state.public_url or str(request.base_url)).rstrip("/")
+        issued = await self.explorer.sessions.link(given.user_id, given.workspace_id)
+        base = (self.explorer.state.public_url or str(request.base_url)).rstrip("/")
         return Link(url=link_url(base, issued.token.reveal()), expires_at=issued.expires_at)
 
-    @routes.get("/explorer/enter", include_in_schema=False)
-    async def enter(request: Request, link: Annotated[str, Query(max_length=200)] = "") -> Response:
+    async def enter(self, request: Request, link: Annotated[str, Query(max_length=200)] = "") -> Response:
         try:
-            session = await explorer.sessions.enter(link, source=_source(request))
+            session = await self.explorer.sessions.enter(link, source=_source(request))
+        except NotAuthenticated:
+            return self._shown(NotAuthenticated("This link was used before, or is too old."))
         except AgentDBError as error:
-            if isinstance(error, NotAuthenticated):
-                error = NotAuthenticated("This link was used before, or is too old.")
-            return shown(sign_in_page(error), 401)
-        return signed_in(session, "/explorer/", request)
+            return self._shown(error)
+        return self._signed_in(session, "/explorer/", request)
 
-    @routes.get("/explorer/sign-in", include_in_schema=False)
     async def sign_in_form(
-        wanted: Annotated[str, Query(alias="next", max_length=4000)] = "/", ended: bool = False
+        self, wanted: Annotated[str, Query(alias="next", max_length=4000)] = "/", ended: bool = False
     ) -> Response:
         note = NotAuthenticated("You were signed out, because nothing was done for a while or the session ended.")
-        return shown(sign_in_page(note if ended else None, wanted))
+        return self._shown(note if ended else None, wanted, 200)
 
-    @routes.post("/explorer/sign-in", include_in_schema=False)
     async def sign_in(
+        self,
         request: Request,
         token: Annotated[str, Form(max_length=200)] = "",
         wanted: Annotated[str, Form(alias="next", max_length=4000)] = "/",
     ) -> Response:
         try:
-            session = await explorer.sessions.sign_in(token.strip(), source=_source(request))
+            session = await self.explorer.sessions.sign_in(token.strip(), source=_source(request))
         except AgentDBError as error:
-            return shown(sign_in_page(error, wanted), 401)
-        return signed_in(session, "/explorer" + _inside(wanted), request)
+            return self._shown(error, wanted, 401)
+        return self._signed_in(session, "/explorer" + _inside(wanted), request)
 
-    @routes.post("/explorer/sign-out", include_in_schema=False)
-    async def sign_out(request: Request) -> Response:
-        session = await explorer.sessions.of(request.cookies.get(COOKIE))
+    async def sign_out(self, request: Request) -> Response:
+        session = await self.explorer.sessions.of(request.cookies.get(COOKIE))
         if session is not None:
-            await explorer.sessions.sign_out(session)
-        response = RedirectResponse("/explorer/sign-in", 303, page_headers(ancestors))
-        set_cookie(response.headers, "", embedded=bool(ancestors), https=https or request.url.scheme == "https")
+            await self.explorer.sessions.sign_out(session)
+        response = RedirectResponse("/explorer/sign-in", 303, self._headers())
+        self._set_cookie(response, "", request)
         return response
 
-    @routes.get("/explorer/download/{key}", include_in_schema=False)
-    async def download(key: str, request: Request) -> Response:
-        session = await explorer.sessions.of(request.cookies.get(COOKIE))
+    async def download(self, key: str, request: Request) -> Response:
+        session = await self.explorer.sessions.of(request.cookies.get(COOKIE))
         if session is None:
             raise NotAuthenticated("The session has ended.", hint="Sign in again.")
-        ticket = explorer.redeem(key, session)
-        work = Work(explorer, session)
+        ticket = self.explorer.redeem(key, session)
+        work = Work(self.explorer, session)
 
         async def read(sink: Sink) -> None:
             async with work.calling():
@@ -111,14 +119,28 @@ def router(explorer: Explorer, *, https: bool) -> APIRouter:
 
         return Export(ticket.name, ticket.form, read)
 
-    @routes.get("/explorer/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        if name not in _FILES:
-            raise NotFound("There is no such file.")
-        headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
-        return FileResponse(STATIC / name, media_type=_FILES[name], headers=headers)
+    def _headers(self) -> dict[str, str]:
+        return page_headers(self.explorer.state.application.settings.frame_ancestors)
 
-    return routes
+    def _shown(self, error: AgentDBError | None, wanted: str = "/", status: int | None = None) -> Response:
+        page = sign_in_page(error, wanted)
+        return HTMLResponse(page, status or (200 if error is None else 401), self._headers())
+
+    def _signed_in(self, session: Session, target: str, request: Request) -> Response:
+        response = RedirectResponse(target, 303, self._headers())
+        self._set_cookie(response, self.explorer.sessions.cookie(session), request)
+        return response
+
+    def _set_cookie(self, response: Response, value: str, request: Request) -> None:
+        https = self.https or request.url.scheme == "https"
+        set_cookie(response.headers, value, embedded=self.embedded, https=https)
+
+
+async def _static(name: str) -> Response:
+    if name not in _FILES:
+        raise NotFound("There is no such file.")
+    headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
+    return FileResponse(STATIC / name, media_type=_FILES[name], headers=headers)
 
 
 def link_url(base: str, link: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -77,7 +77,7 @@ def row_form(
 
 
 def _field(
-    column: Any, value: str | None, *, new: bool, first: bool
+    column: Mapping[str, Any], value: str | None, *, new: bool, first: bool
 ) -> list[tuple[str, str | None, ui.select, ui.textarea]]:
     name, type_name = column["name"], column["type"]
     given = column.get("generated") is not None
@@ -166,7 +166,7 @@ def create_table_form(view: View, place: Place) -> None:
         for each in (name, schema):
             each.on_value_change(preview.refresh)
 
-        def add(**given: Any) -> None:
+        def add(**given: Any) -> None:  # noqa: ANN401
             with rows:
                 columns.append(_ColumnInputs(preview.refresh, **given))
             preview.refresh()
@@ -195,7 +195,7 @@ class _ColumnInputs:
         self, refresh: Callable[[], None], *, name: str = "", type_: str = "text", identity: bool = False,
         key: bool = False, key_allowed: bool = True,
     ) -> None:  # fmt: skip
-        with box("div", "ax-column", role="group", aria_label="Column"):
+        with box("div", "ax-column", role="group", aria_label="A column"):
             self._name = ui.input("Column", value=name).props("outlined dense").classes("ax-grow")
             self._type = ui.select(list(TYPES), value=type_, label="Type").props("outlined dense options-dense")
             self._default = ui.select(

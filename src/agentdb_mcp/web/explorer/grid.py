@@ -69,7 +69,7 @@ def data_grid(
     if on_open is not None:
         opened = on_open
 
-        def open_row(event: GenericEventArguments) -> Any:
+        def open_row(event: GenericEventArguments) -> object:
             return opened(int(event.args["data"][NUMBER]))
 
         grid.on("rowDoubleClicked", open_row, ["data"])

@@ -119,12 +119,14 @@ def view_of(request: Request, client: Client) -> View:
 
 
 @contextmanager
-def frame(view: View, title: str, current: str, place: Place | None = None) -> Iterator[None]:
+def frame(view: View, title: str, current: str) -> Iterator[None]:
     """The page around its content. `current` is the part of the navigation that it belongs to."""
     request = view.client.request
     ui.page_title(f"{title} · Database Explorer")
     ui.add_head_html(f'<link rel="stylesheet" href="{BASE}/static/explorer.css">')
     dark = ui.dark_mode(THEMES.get(request.cookies.get("agentdb_theme", "")))
+    if (slot := view.client.content.parent_slot) is not None:
+        slot.parent.props["role"] = "presentation"  # the toolkit's own <main> holds the whole page
     Text("a", "Skip to the content", "ax-skip", href="#content")
     with box("header", "ax-top"):
         Text("a", "Database Explorer", "ax-brand", href=f"{BASE}/")
@@ -167,7 +169,7 @@ def _theme(dark: ui.dark_mode) -> None:
 @contextmanager
 def database_frame(view: View, place: Place, tab: str) -> Iterator[None]:
     """A page of one database."""
-    with frame(view, place.name, "global" if place.scope is Scope.GLOBAL else "agent", place):
+    with frame(view, place.name, "global" if place.scope is Scope.GLOBAL else "agent"):
         with box("div", "ax-head"):
             with box("div", "ax-title"):
                 Text("h1", place.name)

@@ -156,5 +156,4 @@ def chart_options(days: list[DayCost], view: View) -> dict[str, Any]:
             }
             for name, values in by_name.items()
         ],
-        "aria": {"enabled": True},
     }

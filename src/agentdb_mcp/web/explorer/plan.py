@@ -39,7 +39,7 @@ class Plan:
     execution_ms: float | None
 
 
-def read_plan(explained: Any) -> Plan:
+def read_plan(explained: object) -> Plan:
     """`explained` is the answer's one value. Raises ValueError where it is no plan."""
     head = explained[0] if isinstance(explained, list) and explained else explained
     if not isinstance(head, Mapping) or not isinstance(head.get("Plan"), Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from agentdb_mcp.web.explorer.plan_view import show_plan
 from agentdb_mcp.web.explorer.session import Ran
 from agentdb_mcp.web.explorer.values import duration, number, place_in_text, whole, word_at
 from agentdb_mcp.web.explorer.work import Place
+from agentdb_mcp.web.exporting import Format
 
 MAX_NAMES = 5000
 TICK_S = 0.5
@@ -103,7 +105,7 @@ class Console:
         selected, start = await self.parts["names"].selected()
         return (selected, start) if selected.strip() else (self.parts["editor"].value, 0)
 
-    async def _run(self, sql: str, text: str, start: int, show: Any) -> None:
+    async def _run(self, sql: str, text: str, start: int, show: Callable[[Answer], str]) -> None:
         if self.task is not None:
             ui.notify("A statement is running: wait for it, or cancel it.", type="info")
             return
@@ -240,7 +242,7 @@ class Console:
                         )
                         Text("code", each.sql[:400])
 
-                    def choose(_: Any, sql: str = each.sql) -> None:
+                    def choose(sql: str = each.sql) -> None:
                         self.parts["editor"].value = sql
                         dialog.close()
 
@@ -248,7 +250,7 @@ class Console:
             with box("div", "ax-actions"):
                 button("Close", dialog.close)
 
-    async def _export(self, form: Any) -> None:
+    async def _export(self, form: Format) -> None:
         sql, _ = await self._statement()
         if not sql.strip():
             ui.notify("Write a SELECT first: what it gives becomes the file.", type="info")
@@ -284,6 +286,6 @@ def written(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
-def _value(result: Result) -> Any:
+def _value(result: Result) -> object:
     value = result.rows[0][0]
     return json.loads(value) if isinstance(value, str) else value

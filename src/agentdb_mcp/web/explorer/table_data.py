@@ -18,6 +18,7 @@ from agentdb_mcp.web.explorer.grid import NUMBER, GridColumn, data_grid, records
 from agentdb_mcp.web.explorer.layout import Text, View, box, button, empty, enable, labelled, problem
 from agentdb_mcp.web.explorer.values import number
 from agentdb_mcp.web.explorer.work import Place
+from agentdb_mcp.web.exporting import Format
 
 PAGE = 100
 _WITHOUT_KEY = "Read-only: the table has no primary key, so its rows cannot be told apart. Use SQL to change them."
@@ -240,7 +241,7 @@ class TableData:
                 filters=self.filters,
                 order_by=self.order,
                 whole=True,
-            )  # fmt: skip
+            )
         )
         return answer.results[0].rows[0] if answer and answer.results[0].rows else None
 
@@ -290,7 +291,7 @@ class TableData:
                 ui.notify(f"{count} deleted.", type="positive")
         await self.reload()
 
-    def _export(self, form: Any) -> None:
+    def _export(self, form: Format) -> None:
         sql = f"SELECT * FROM {qualified(self.details.table)}"
         work = self.view.work
         path = work.explorer.ticket(work.session, self.place, sql, self.details.name, form)
