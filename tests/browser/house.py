@@ -117,7 +117,8 @@ def furnish(at: House) -> None:
         " SELECT 'On the ' || (ARRAY['theory','practice','limits','origins','price'])[1 + n % 5] || ' of '"
         " || (ARRAY['agents','databases','memory','budgets'])[1 + n % 4] || ', part ' || n,"
         " ARRAY['Hopper', 'Liskov'], 1950 + n % 70, n * 37 % 1000,"
-        " jsonb_build_object('pages', n % 40, 'open', n % 2 = 0), decode('89504e47', 'hex'), timestamptz '2026-01-01 08:00+00' + n * interval '3 hours',"
+        " jsonb_build_object('pages', n % 40, 'open', n % 2 = 0), decode('89504e47', 'hex'),"
+        " timestamptz '2026-01-01 08:00+00' + n * interval '3 hours',"
         " CASE WHEN n % 3 = 0 THEN NULL ELSE n % 2 = 0 END FROM generate_series(1, 340) AS n"
     )
     at.sql("CREATE TABLE claims (paper bigint REFERENCES papers, claim text, confidence numeric(4, 3))")

@@ -114,7 +114,7 @@ class Browse:
         order_by: Sequence[Order] = (),
         whole: bool = False,
     ) -> Answer:
-        """A page as texts, cut unless `whole`, ordered by the primary key unless told; of an editable one, xmin last."""
+        """A page as texts, cut unless `whole`, by the primary key unless told; of an editable one xmin is last."""
         statement = rows.select_page(
             details.table,
             details.fields,

@@ -10,7 +10,10 @@ from agentdb_mcp.web.explorer.session import COOKIE, LONGEST_S
 
 
 def page_headers(ancestors: Sequence[str], *, nonce: str | None = None) -> dict[str, str]:
-    """With a nonce: a page of the toolkit's, whose Vue compiles templates (`unsafe-eval`) and sets styles."""
+    """With a nonce: a page of the toolkit's, whose Vue compiles templates (`unsafe-eval`) and sets styles.
+
+    `no-referrer` would have browsers send forms of ours with the origin `null`; other sites are told nothing by either.
+    """
     scripts = f"'self' 'nonce-{nonce}' 'unsafe-eval'" if nonce else "'self'"
     policy = {
         "default-src": "'none'",
@@ -26,7 +29,7 @@ def page_headers(ancestors: Sequence[str], *, nonce: str | None = None) -> dict[
     return {
         "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
+        "referrer-policy": "same-origin",
         "cache-control": "no-store",
         "cross-origin-opener-policy": "same-origin",
         "permissions-policy": "camera=(), geolocation=(), microphone=()",
