@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from tests.browser.house import CHROMIUM, FLAGS, House, artefacts, house
 
+expect.set_options(timeout=15_000)
 DESKTOP, PHONE = (1600, 1000), (390, 844)
 
 
@@ -66,28 +67,42 @@ OpenPage = Callable[..., Page]
 Keep = Callable[[Page, str], None]
 
 
+@pytest.fixture(scope="session")
+def adas(browser: Browser, explorer: House) -> Iterator[BrowserContext]:
+    """A browser in which ada is signed in, with what it keeps of the server's files."""
+    context = browser.new_context()
+    context.request.get(explorer.link(), max_redirects=0)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_page(browser: Browser, explorer: House) -> Iterator[OpenPage]:
-    """A new person's page, signed in; what goes wrong in its scripts fails the test."""
-    contexts, errors = [], list[str]()
+def open_page(browser: Browser, explorer: House, adas: BrowserContext) -> Iterator[OpenPage]:
+    """A person's page, signed in; what goes wrong in its scripts fails the test. `fresh`: in a browser of its own."""
+    contexts, pages, errors = list[BrowserContext](), list[Page](), list[str]()
 
     def make(
-        path: str = "/", *, user: str = "ada", workspace: str | None = None, size: tuple[int, int] = DESKTOP,
-        theme: Any = "light", signed_in: bool = True,
-    ) -> Page:  # fmt: skip
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
-        context.set_default_timeout(15_000)
-        contexts.append(context)
+        path: str = "/", *, user: str = "ada", workspace: str | None = None, signed_in: bool = True, fresh: bool = False
+    ) -> Page:
+        context = adas
+        if fresh or not signed_in or (user, workspace) != ("ada", None):
+            context = browser.new_context()
+            contexts.append(context)
+            if signed_in:
+                context.request.get(explorer.link(user, workspace), max_redirects=0)
         page = context.new_page()
+        pages.append(page)
+        page.set_default_timeout(15_000)
+        page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
+        page.emulate_media(color_scheme="light")
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        if signed_in:
-            page.goto(explorer.link(user, workspace))
-        if not signed_in or path != "/":
-            page.goto(f"{explorer.url}/explorer{path}")
+        page.goto(f"{explorer.url}/explorer{path}")
         return page
 
     yield make
+    for page in pages:
+        page.close()
     for context in contexts:
         context.close()
     assert not [each for each in errors if "status of 4" not in each and "frame-ancestors" not in each], errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -77,9 +78,15 @@ class House:
 
 
 @asynccontextmanager
-async def _serving(embedding: str) -> AsyncIterator[tuple[str, Application, Any]]:
+async def _serving(embedding: str, folder: Path) -> AsyncIterator[tuple[str, Application, Any]]:
     async with local_stack() as stack:
-        environ = stack.environ() | {"AGENTDB_FRAME_ANCESTORS": embedding}
+        policy = folder / "policy.toml"
+        policy.write_text('name = "house"\nversion = "1"\n[budget]\npaused_percent = 10000\n')
+        environ = stack.environ() | {
+            "AGENTDB_FRAME_ANCESTORS": embedding,
+            "AGENTDB_POLICY": str(policy),
+            "NEON_COMPUTE_PRICE_PER_CU_HOUR": "2",  # so that a minute of use can exceed a budget
+        }
         async with open_application(load_settings(environ)) as application:
             lifecycle = application.managed().lifecycle
             for user, workspaces in (
@@ -96,7 +103,11 @@ async def _serving(embedding: str) -> AsyncIterator[tuple[str, Application, Any]
 
 @contextlib.contextmanager
 def house(embedding: str = "") -> Iterator[House]:
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_serving(embedding)) as served:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(_serving(embedding, Path(folder))) as served,
+    ):
         url, application, explorer = served
         made = House(url, application, portal, explorer=explorer)
         furnish(made)

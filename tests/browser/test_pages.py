@@ -88,7 +88,7 @@ def test_overview_shows_databases_with_state_size_cost_and_last_use_and_the_budg
 def test_an_exceeded_budget_shows_and_lets_people_read(open_page: OpenPage, explorer: House, keep: Keep) -> None:
     usage = explorer.application.managed().usage
     explorer.sql("CREATE TABLE notes (id integer)", workspace="shop", user="bob")
-    explorer.call(usage.set_tier, "bob", "free", 0)
+    explorer.call(usage.set_tier, "bob", "free", 1)
     page = open_page(user="bob")
     expect(page.get_by_role("alert")).to_contain_text("used up")
     for theme in ("light", "dark"):
@@ -293,7 +293,7 @@ def test_activity_shows_what_agents_did_by_agent_and_decision(open_page: OpenPag
     page.get_by_role("option", name="Refused").click()
     expect(table).to_contain_text("statement_refused")
     expect(table.get_by_text("allowed", exact=True)).to_have_count(0)
-    page.get_by_label("Database").click()
+    page.get_by_label("Agent", exact=True).click()
     page.get_by_role("option", name="Support agent").click()
     expect(page.get_by_text("Nothing here yet")).to_be_visible()
 
@@ -323,7 +323,7 @@ def test_pages_work_by_keyboard_and_have_names_for_screen_readers(open_page: Ope
 
 
 def test_the_theme_is_chosen_and_kept(open_page: OpenPage, explorer: House) -> None:
-    page = open_page()
+    page = open_page(fresh=True)
     page.get_by_role("button", name="Theme: Auto").click()
     expect(page.locator("body.body--dark")).to_have_count(1)
     page.reload()

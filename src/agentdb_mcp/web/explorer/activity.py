@@ -15,6 +15,7 @@ from agentdb_mcp.web.explorer.work import Place
 
 PAGE = 50
 EVERYTHING = "all"
+_SOURCES = {"mcp": "agent, by MCP", "rest": "by REST", "explorer": "a person, here", "cli": "command line"}
 DECISIONS = {EVERYTHING: "All decisions", "allowed": "Allowed", "refused": "Refused", "failed": "Failed"}
 
 
@@ -35,11 +36,9 @@ async def show(view: View) -> None:
     if places is None:
         return
     with bar:
-        names = {EVERYTHING: "All databases"} | {str(index): place.name for index, place in enumerate(places)}
+        names = {EVERYTHING: "All agents"} | {str(index): place.name for index, place in enumerate(places)}
         place = (
-            ui.select(names, value=EVERYTHING, label="Database")
-            .props("outlined dense options-dense")
-            .classes("ax-select")
+            ui.select(names, value=EVERYTHING, label="Agent").props("outlined dense options-dense").classes("ax-select")
         )
         decision = (
             ui.select(DECISIONS, value=EVERYTHING, label="Decision")
@@ -91,7 +90,9 @@ def _row(each: AuditEntry, names: dict[tuple[Scope, str | None], str]) -> None:
     what = ", ".join(each.kinds) or each.tool or ""
     with box("tr"):
         Text("td", moment(each.at), "mono ax-nowrap", data_label="When")
-        Text("td", agent or each.source, data_label="Agent")
+        with box("td", data_label="Agent"):
+            Text("span", agent or "–")
+            Text("div", _SOURCES.get(each.source, each.source), "muted ax-small")
         Text("td", database, data_label="Database")
         with box("td", data_label="What"):
             Text("span", what)

@@ -55,7 +55,7 @@ def banner(report: BudgetReport) -> None:
     title, text = _BANNERS[report.state]
     with box("div", f"ax-banner {report.state}", role="alert"):
         Text("strong", title)
-        Text("span", f"{text} It ends on {report.period_end[:10]}.")
+        Text("span", f"{text} The period ends on {report.period_end[:10]}.")
 
 
 def _budget(report: BudgetReport) -> None:

@@ -72,6 +72,8 @@ def number(count: int | None) -> str:
 def duration(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "–"
+    if milliseconds < 10:
+        return f"{milliseconds:.2f} ms"
     return f"{milliseconds:,.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.1f} s"
 
 

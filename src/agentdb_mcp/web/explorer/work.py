@@ -186,16 +186,21 @@ class Work:
         return {"pending": "not made yet", "provisioning": "provisioning"}.get(str(row.status), str(row.status))
 
     async def _last_use(self, place: Place) -> datetime | None:
-        found = await self.activity(place, None, None, 1)
+        audit, workspace_id = self.explorer.state.managed.audit, None
+        if place.scope is Scope.AGENT:
+            workspace_id = place.tenant.workspace_id
+        found = await audit.entries(self.session.user_id, workspace_id=workspace_id, scope=place.scope, limit=1)
         return found[0].at if found else None
 
     async def activity(
         self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int
     ) -> list[AuditEntry]:
-        """A page of the audit log, the newest first: of one database or of all that the session may see."""
-        bound, scope = self.session.tenant.workspace_id, None if place is None else place.scope
+        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen."""
+        bound, scope = self.session.tenant.workspace_id, None
         if place is not None and place.scope is Scope.AGENT:
             bound = place.tenant.workspace_id
+        elif place is not None:
+            scope = Scope.GLOBAL
         audit = self.explorer.state.managed.audit
         return await audit.entries(
             self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit
