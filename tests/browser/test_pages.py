@@ -251,11 +251,11 @@ def test_the_editor_completes_names_of_the_schema(open_page: OpenPage) -> None:
 
 def test_a_running_statement_is_cancelled_and_ends_at_the_database(open_page: OpenPage, explorer: House) -> None:
     page = open_page("/agent/research/sql")
-    run(page, "SELECT pg_advisory_lock(42), pg_sleep(12)")
+    run(page, "WITH held AS (SELECT id FROM papers WHERE id = 1 FOR UPDATE) SELECT pg_sleep(14) FROM held")
     expect(page.get_by_text("Running for")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("The statement was ended")).to_be_visible()
-    assert explorer.sql("SELECT pg_try_advisory_lock(42)") == [[True]]
+    assert explorer.sql("SELECT id FROM papers WHERE id = 1 FOR UPDATE NOWAIT") == [[1]]
 
 
 def test_a_plan_is_a_tree_that_a_person_can_read(open_page: OpenPage, keep: Keep) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Column
 from agentdb_mcp.services.ddl import NewColumn, add_column, create_table
 from agentdb_mcp.services.rows import Field, Filter, Order, RowKey, delete_row, insert_row, select_page, update_row
-from agentdb_mcp.web.explorer import plan, values
+from agentdb_mcp.web import errors, explorer
+from agentdb_mcp.web.explorer import entry, plan, values
+from agentdb_mcp.web.state import State
 
 TABLE = ("pub", 'odd "name"')
 
@@ -118,3 +123,23 @@ def test_a_plan_is_steps_with_their_own_share() -> None:
     assert read.steps[0].details == ("Sort Key: a, b",)
     with pytest.raises(ValueError, match="plan"):
         plan.read_plan({"a": 1})
+
+
+async def test_without_the_toolkit_the_address_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "is_installed", lambda: False)
+    app = FastAPI()
+    errors.install(app)
+    explorer.install(app, cast(State, None))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        for path in ("/explorer", "/explorer/agent/w1"):
+            answer = await client.get(path)
+            assert answer.status_code == 404
+            assert "not installed" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "wanted", ["//evil.example", "https://evil.example", "/\\evil.example", "/a/../..", "x", "/a\nb"]
+)
+def test_nobody_is_sent_elsewhere_by_signing_in(wanted: str) -> None:
+    assert entry._inside(wanted) == "/"
+    assert entry._inside("/agent/w1?table=a%2Fb") == "/agent/w1?table=a%2Fb"
