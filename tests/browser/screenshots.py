@@ -30,6 +30,7 @@ def main() -> None:
                     "SELECT p.year, count(*) AS claims, avg(c.confidence)\n  FROM papers AS p\n"
                     "  JOIN claims AS c ON c.paper = p.id\n WHERE p.cited > 100\n GROUP BY p.year ORDER BY 2 DESC"
                 )
+                page.keyboard.press("Escape")
                 page.get_by_role("checkbox", name="with a run").click()
                 page.get_by_role("button", name="Plan").click()
                 page.wait_for_selector(".ax-plan")

@@ -89,6 +89,7 @@ def test_an_exceeded_budget_shows_and_lets_people_read(open_page: OpenPage, expl
     usage = explorer.application.managed().usage
     explorer.sql("CREATE TABLE notes (id integer)", workspace="shop", user="bob")
     explorer.call(usage.set_tier, "bob", "free", 1)
+    explorer.call(explorer.application.managed().audit.flush)
     page = open_page(user="bob")
     expect(page.get_by_role("alert")).to_contain_text("used up")
     for theme in ("light", "dark"):

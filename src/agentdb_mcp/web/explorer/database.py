@@ -150,14 +150,12 @@ async def _table(view: View, place: Place, details: Details, found: Mapping[str,
 
 def _structure(view: View, place: Place, details: Details) -> None:
     with box("div", "ax-stack"):
-        with _part("Columns", "columns") as part:
-            if details.type == "table":
-                with part:
-                    button("Add column", lambda: add_column_form(view, place, details), "")
-            _rows(
-                ("Name", "Type", "Null", "Default", "Key", "Comment"),
-                [_column(details, each) for each in details.columns],
-            )
+        heads = ("Name", "Type", "Null", "Default", "Key", "Comment")
+        part = _part("Columns", "columns")
+        if details.type == "table":
+            with part:
+                button("Add column", lambda: add_column_form(view, place, details))
+        _rows(heads, [_column(details, each) for each in details.columns])
         _listing("Keys and constraints", "constraints", ("Name", "Type", "Definition"), details.constraints)
         _listing("Indexes", "indexes", ("Name", "Definition", "Size"), details.indexes)
         _listing("Triggers", "triggers", ("Name", "Definition"), details.triggers)
@@ -196,7 +194,7 @@ def _part(title: str, name: str) -> Element:
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with box("div", "ax-scroll", tabindex="0"), box("table", "ax-table"):
+    with box("div", "ax-scroll", tabindex="0"), box("table", "ax-table cards"):
         with box("thead"), box("tr"):
             for head in heads:
                 Text("th", head, scope="col")
@@ -204,4 +202,5 @@ def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for row in rows:
                 with box("tr"):
                     for head, value in zip(heads, row, strict=True):
-                        Text("td", value, "mono" if head in ("Type", "Default", "Definition") else "")
+                        mono = "mono" if head in ("Type", "Default", "Definition") else ""
+                        Text("td", value, mono, data_label=head)
