@@ -57,23 +57,25 @@ def main() -> None:
     if CHROMIUM is None:
         raise SystemExit("There is no Chromium here (Debian: apt-get install chromium).")
     with house() as at, sync_playwright() as playwright:
+        at.call(at.application.managed().usage.set_tier, "ada", "enterprise")
         at.sql("CREATE TABLE million (id bigint PRIMARY KEY, c1 text, c2 timestamptz, c3 numeric)")
-        for start in range(0, 1_000_000, 250_000):
+        for start in range(0, 1_000_000, 20_000):
             at.sql(
                 "INSERT INTO million SELECT n, 'row ' || md5(n::text), now() - n * interval '1 s', n / 7.0"
                 " FROM generate_series($1::bigint, $2::bigint) AS n",
                 start,
-                start + 249_999,
+                start + 19_999,
             )
         columns = ", ".join(f"c{n} text DEFAULT 'value {n} of a wide table'" for n in range(1, 200))
         at.sql(f"CREATE TABLE wide (id integer PRIMARY KEY, {columns})")
-        at.sql("INSERT INTO wide (id) SELECT generate_series(1, 20000)")
+        for start in range(1, 5001, 500):
+            at.sql("INSERT INTO wide (id) SELECT generate_series($1::integer, $2::integer)", start, start + 499)
         for name in ("million", "wide"):
             at.sql(f"ANALYZE {name}")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(at.link())
-        for name, what in (("million", "1,000,000 rows"), ("wide", "200 columns, 20,000 rows")):
+        for name, what in (("million", "1,000,000 rows"), ("wide", "200 columns, 5,000 rows")):
             print(f"{what}:")
             walk(page, at.url, name)
         browser.close()
