@@ -6,7 +6,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients fuzz regression screenshots bench-explorer clean
+.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients fuzz rest-fuzz regression screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -81,6 +81,11 @@ neon-clients: .venv/.synced
 # Mutated statements against the gate and a live server; AGENTDB_FUZZ_SECONDS and AGENTDB_FUZZ_SEED bound and seed it.
 fuzz: .venv/.synced
 	@$(RUN)python tests/security/fuzz_runner.py
+
+# Requests made up from the OpenAPI document, in about ten minutes; AGENTDB_REST_EXAMPLES and AGENTDB_REST_SEED bound
+# and seed them.
+rest-fuzz: .venv/.synced
+	@AGENTDB_REST_EXAMPLES=$${AGENTDB_REST_EXAMPLES:-60} $(RUN)pytest tests/integration/web/test_document.py
 
 # A corpus of statements in read-only and over-budget mode, in about seven minutes; AGENTDB_SQL_CORPUS names a file of
 # {"sql": …} lines, else Postgres's own regression tests are fetched. AGENTDB_ATTACK_GATE=off: the walls alone.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -66,6 +66,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     frame_ancestors: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     policy_path: Path | None = None
     compute_price: Decimal | None = None
     storage_price: Decimal | None = None
@@ -104,6 +105,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         allowed_hosts=_list(env, "AGENTDB_ALLOWED_HOSTS", _HOST, "names such as db.example.com or [::1]:8080, or *"),
         allowed_origins=_list(env, "AGENTDB_ALLOWED_ORIGINS", _ORIGIN, "origins such as https://app.example.com"),
         frame_ancestors=_list(env, "AGENTDB_FRAME_ANCESTORS", _ORIGIN, "origins such as https://app.example.com"),
+        trusted_proxies=_networks(env, "AGENTDB_TRUSTED_PROXIES"),
         policy_path=_path(env, "AGENTDB_POLICY"),
         compute_price=_dollars(env, "NEON_COMPUTE_PRICE_PER_CU_HOUR"),
         storage_price=_dollars(env, "NEON_STORAGE_PRICE_PER_GB_MONTH"),
@@ -182,6 +184,21 @@ def _list(env: Mapping[str, str], name: str, form: re.Pattern[str], what: str) -
     if not all(form.fullmatch(part) for part in parts):
         raise ConfigurationError(f"{name} must be a list with commas of {what}")
     return parts
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Addresses and networks of a list with commas."""
+    parts = [_network(part.strip()) for part in env.get(name, "").split(",") if part.strip()]
+    if None in parts:
+        raise ConfigurationError(f"{name} must be a list with commas of addresses and networks such as 10.0.0.0/8")
+    return tuple(part for part in parts if part is not None)
+
+
+def _network(text: str) -> str | None:
+    try:
+        return str(ip_network(text) if "/" in text else ip_address(text))
+    except ValueError:
+        return None
 
 
 def _encryption_keys(env: Mapping[str, str]) -> tuple[Secret, ...]:

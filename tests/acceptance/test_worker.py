@@ -19,7 +19,7 @@ HALF_MADE = """
     INSERT INTO workspace_database (workspace_id, user_id, project_name, updated_at)
     VALUES ($1, 'ada', 'agent-' || $1, now() - interval '1 hour')
 """
-WITHOUT_A_PROVIDER = ["owners", "prune-ledger", "prune-tokens", "settle-budgets", "variables"]
+WITHOUT_A_PROVIDER = ["owners", "prune-audit", "prune-ledger", "prune-tokens", "settle-budgets", "variables"]
 DUE_AGAIN = "UPDATE agentdb_job SET next_run_at = now(), lease_expires_at = NULL"
 
 

@@ -43,6 +43,12 @@ def entry(user: str, number: int = 0, *, at: datetime = NOW) -> AuditEntry:
     )
 
 
+def at(entry: AuditEntry, sequence: int, before: AuditEntry) -> AuditEntry:
+    """The entry as one that follows."""
+    placed = replace(entry, sequence=sequence, previous_hash=before.hash)
+    return replace(placed, hash=placed.computed_hash())
+
+
 class Process:
     """What one server process has."""
 
@@ -242,7 +248,7 @@ async def test_a_change_with_a_hash_that_fits_breaks_the_next_entry(
 ) -> None:
     await process.append([entry(user, number) for number in range(5)])
     _, _, third, second, _ = await process.audit.entries(user)
-    forged = replace(third, rows=99).after(second.sequence, second.hash)
+    forged = at(replace(third, rows=99), 3, second)
     await admin.execute(
         "UPDATE db_audit_log SET rows = 99, hash = $2 WHERE user_id = $1 AND sequence = 3", user, forged.hash
     )
@@ -283,12 +289,12 @@ async def test_entries_that_were_inserted_are_named(process: Process, admin: asy
     """At the end, and in the place of one that follows."""
     await process.append([entry(user, number) for number in range(3)])
     newest = (await process.audit.entries(user))[0]
-    await insert(admin, entry(user).after(newest.sequence, newest.hash))
+    await insert(admin, at(entry(user), 4, newest))
     assert (await process.store.verify(user)).broken == Broken(user, 4, "was inserted after the chain's end")
 
     await admin.execute("DELETE FROM db_audit_log WHERE user_id = $1 AND sequence > 1", user)
     first = (await process.audit.entries(user))[0]
-    await insert(admin, entry(user, 7).after(first.sequence, first.hash))
+    await insert(admin, at(entry(user, 7), 2, first))
     await insert(admin, newest)
     assert (await process.store.verify(user)).broken == Broken(user, 3, "does not follow from the one before it")
 

@@ -414,3 +414,17 @@ async def test_deleting_a_user_whom_sim_still_has_keeps_the_workspaces_that_sim_
     payer = "SELECT user_id FROM workspace_database WHERE workspace_id = $1"
     assert await sim.fetchval(payer, bob.workspace_id) == bob.user_id
     assert await query(application, bob, "SELECT count(*) FROM kept") == [[0]]
+
+
+async def test_a_user_whom_the_platform_deleted_first_still_has_a_database_to_be_deleted(
+    open_with: Opener, sim: asyncpg.Connection
+) -> None:
+    lifecycle = (await open_with()).managed().lifecycle
+    user_id = await sign_up(sim)
+    await lifecycle.create_user(user_id)
+    await sim.execute('DELETE FROM "user" WHERE id = $1', user_id)
+    assert await lifecycle.begin_to_delete_user(user_id)
+    await lifecycle.delete_user(user_id)
+    assert not await lifecycle.begin_to_delete_user(user_id)
+    status = "SELECT status FROM user_global_database WHERE project_name = $1"
+    assert await sim.fetchval(status, f"global-{user_id}") == "deleted"

@@ -97,3 +97,26 @@ async def test_a_caller_who_went_away_makes_room_for_the_next(open_with: Opener)
     with anyio.move_on_after(0.2):
         await query(application, ADA, "SELECT pg_sleep(60)")
     assert await query(application, ADA, "SELECT 1") == [[1]]
+
+
+async def test_slow_readers_of_streams_leave_most_connections_to_calls(open_with: Opener) -> None:
+    application = await open_with("max_connections = 8\npool_size = 4")
+    reading, read_on = [anyio.Event(), anyio.Event()], anyio.Event()
+
+    async def read(number: int) -> None:
+        async def sink(_columns: object, _rows: object) -> None:
+            reading[number].set()
+            await read_on.wait()
+
+        await application.queries.stream(ADA, Scope.AGENT, Statement("SELECT generate_series(1, 100)"), sink)
+
+    async with anyio.create_task_group() as readers:
+        for number, begun in enumerate(reading):
+            readers.start_soon(read, number)
+            await begun.wait()
+        with pytest.raises(RateLimited) as refused:
+            await read(0)
+        assert refused.value.retryable
+        assert await query(application, BOB, "SELECT 1") == [[1]]
+        read_on.set()
+    await read(0)

@@ -625,7 +625,7 @@ async def test_use_that_cannot_be_stored_now_is_stored_later(
 
 
 async def test_the_control_database_has_hashes_alone(process: Process, user: str, admin: asyncpg.Connection) -> None:
-    issued = await process.tokens.issue(user, f"{user}-notes", list(TokenScope), 3600, "n")
+    issued = await process.tokens.issue(user, f"{user}-notes", [TokenScope.MCP, TokenScope.EXPLORER], 3600, "n")
     token = issued.token.reveal()
     assert await process.accepts(issued)
     await process.tokens.flush()

@@ -55,7 +55,7 @@ OTHER = """
     UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     UNION ALL SELECT 'extension', extname, extversion FROM pg_extension ORDER BY 1, 2, 3
 """
-OURS = ("agentdb_", "db_usage_ledger", "user_db_budget", "user_global_database", "workspace_database")
+OURS = ("agentdb_", "db_audit_", "db_usage_ledger", "user_db_budget", "user_global_database", "workspace_database")
 
 
 async def apply_sims_migrations(connection: asyncpg.Connection, folder: Path) -> None:

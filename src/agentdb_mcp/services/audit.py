@@ -25,8 +25,8 @@ log = get_logger(__name__)
 # Entries that wait to be stored: of everybody, and of one user, who thus cannot crowd out the others.
 MAX_WAITING = 20_000
 MAX_WAITING_OF_USER = 4_000
-# Stored at once, and so many that they are stored before their time.
-BATCH = 1000
+# Stored at once (their hashing holds up other calls), and so many that they are stored before their time.
+BATCH = 500
 MAX_PAGE = 1000
 DROPPED = "entries_dropped"
 

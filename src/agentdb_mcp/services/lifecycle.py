@@ -80,12 +80,14 @@ class Lifecycle:
         return await self.databases.find(scope, project_name(scope, owner_id))
 
     async def begin_to_delete_workspace(self, workspace_id: str) -> DatabaseRow | None:
-        """Mark the workspace's database for removal, which ends its use at once; None if nothing is left to remove."""
+        """End the workspace's tokens and its database's use at once; None if nothing is left to remove."""
+        await self.tokens.delete_of(workspace_id=workspace_id)
         return await self._begin_to_delete(await self.database(Scope.AGENT, workspace_id))
 
     async def begin_to_delete_user(self, user_id: str) -> bool:
-        """Mark for removal what `delete_user` removes; whether anything is left to remove."""
-        rows = [row for row in await self.databases.of_user(user_id) if not await self._goes_on(row, user_id)]
+        """End the user's tokens and mark what `delete_user` removes; whether anything is left to remove."""
+        await self.tokens.delete_of(user_id=user_id)
+        rows = [row for row in await self._theirs(user_id) if not await self._goes_on(row, user_id)]
         for row in rows:
             await self._begin_to_delete(row)
         return bool(rows) or (await self.identity.has_user(user_id) and not await self.identity.is_platforms())
@@ -110,16 +112,22 @@ class Lifecycle:
         The database of a workspace that goes on, with this owner or with another one, goes on with it.
         """
         await self.tokens.delete_of(user_id=user_id)
-        theirs = await self.databases.of_user(user_id)
-        # The platform may have deleted the user already, and then the row does not name the user any more.
-        last = await self.databases.find(Scope.GLOBAL, project_name(Scope.GLOBAL, user_id))
-        for row in [*reversed(theirs), *([last] if last is not None else [])]:
-            if row.status is DatabaseStatus.DELETED or await self._goes_on(row, user_id):
+        for row in await self._theirs(user_id):
+            if await self._goes_on(row, user_id):
                 continue
             await self.provisioning.remove(row)
             if row.scope is Scope.AGENT and row.owner_id is not None:
                 await self.identity.remove_workspace(row.owner_id)
         await self.identity.remove_user(user_id)
+
+    async def _theirs(self, user_id: str) -> list[DatabaseRow]:
+        """The user's databases that are not deleted, agents' first.
+
+        Where the platform deleted the user already, the row of the global one does not name the user any more.
+        """
+        last = await self.databases.find(Scope.GLOBAL, project_name(Scope.GLOBAL, user_id))
+        agents = [row for row in reversed(await self.databases.of_user(user_id)) if row.scope is Scope.AGENT]
+        return [row for row in [*agents, *([last] if last else [])] if row.status is not DatabaseStatus.DELETED]
 
     async def _goes_on(self, row: DatabaseRow, user_id: str) -> bool:
         """Whether its workspace was handed over, or still is there on a platform that may hand it over."""

@@ -79,6 +79,9 @@ class Queries:
             window_s=policy.limits.window_s,
             concurrent_calls=policy.limits.concurrent_calls,
         )
+        # Readers set the pace of streams: most connections are kept for calls that set their own.
+        most = max(1, policy.limits.max_connections // 4)
+        self._streams = Throttle(calls_per_window=0, window_s=1, concurrent_calls=most)
 
     async def execute(
         self,
@@ -126,7 +129,11 @@ class Queries:
 
         What the sink has taken by then was read in one snapshot, but is not all of it.
         """
-        with recorded(self._recorder, tenant, scope, [statement]), self._throttle.call(tenant):
+        with (
+            recorded(self._recorder, tenant, scope, [statement]),
+            self._streams.call(Tenant()),
+            self._throttle.call(tenant),
+        ):
             facts = await self._classify(statement.sql, 0, [statement])
             database = await self._databases.open(tenant, scope)
             limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)

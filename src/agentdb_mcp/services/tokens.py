@@ -107,6 +107,10 @@ class Tokens:
         """
         if not scopes:
             raise InvalidArgument("A token needs a scope.", hint=f"Give one of {', '.join(TokenScope)}.")
+        if TokenScope.ADMIN in scopes and workspace_id is not None:
+            raise InvalidArgument(
+                "A token with the scope admin is its user's, not one workspace's.", hint="Leave the workspace out."
+            )
         if expires_in_s is not None and not 1 <= expires_in_s <= MAX_EXPIRES_IN_S:
             raise InvalidArgument(f"A token is valid for 1 to {MAX_EXPIRES_IN_S} seconds, not for {expires_in_s}.")
         if name is not None and (len(name) > MAX_NAME or not name.isprintable()):

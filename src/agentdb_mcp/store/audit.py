@@ -13,10 +13,11 @@ from agentdb_mcp.store.control import ControlDatabase
 
 # Entries that are read, or deleted by one transaction, at once.
 PAGE = 1000
-_COLUMNS = (
+_CONTENT = (
     "user_id", "at", "source", "decision", "principal", "tool", "workspace_id", "scope", "database_id", "kinds",
-    "objects", "code", "sqlstate", "duration_ms", "rows", "statement_hash", "sequence", "previous_hash", "hash",
+    "objects", "code", "sqlstate", "duration_ms", "rows", "statement_hash",
 )  # fmt: skip
+_COLUMNS = (*_CONTENT, "sequence", "previous_hash", "hash")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM db_audit_log"
 # Whoever hangs with chains locked lets others go on.
 _BOUNDS = "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '15s'"
@@ -56,9 +57,10 @@ class AuditStore:
             rows = []
             for entry in entries:
                 chain = chains[entry.user_id]
-                placed = entry.after(chain.sequence, chain.hash)
-                chains[entry.user_id] = Chain(entry.user_id, placed.sequence, placed.hash)
-                rows.append((*(getattr(placed, column) for column in _COLUMNS), batch))
+                place = chain.sequence + 1, chain.hash
+                digest = entry.hash_at(*place)
+                chains[entry.user_id] = Chain(entry.user_id, place[0], digest)
+                rows.append((*(getattr(entry, column) for column in _CONTENT), *place, digest, batch))
             await connection.copy_records_to_table("db_audit_log", records=rows, columns=(*_COLUMNS, "batch"))
             await connection.execute(
                 "UPDATE db_audit_chain AS c SET sequence = n.sequence, hash = n.hash"

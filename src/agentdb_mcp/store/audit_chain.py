@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -50,22 +50,21 @@ class AuditEntry:
     previous_hash: bytes = b""
     hash: bytes = b""
 
-    def after(self, sequence: int, previous_hash: bytes) -> AuditEntry:
-        """The entry as the next one of a chain."""
-        placed = replace(self, sequence=sequence + 1, previous_hash=previous_hash)
-        return replace(placed, hash=placed.computed_hash())
-
     def computed_hash(self) -> bytes:
-        """SHA-256 of `canonical`."""
-        return hashlib.sha256(self.canonical()).digest()
+        """What `hash` is unless somebody changed something."""
+        return self.hash_at(self.sequence, self.previous_hash)
 
-    def canonical(self) -> bytes:
-        """Everything but the hash itself, as one JSON list: two entries that differ never have the same."""
+    def hash_at(self, sequence: int, previous_hash: bytes) -> bytes:
+        """Of the entry at this place of its user's chain."""
+        return hashlib.sha256(self.canonical(sequence, previous_hash)).digest()
+
+    def canonical(self, sequence: int, previous_hash: bytes) -> bytes:
+        """What is hashed, as one JSON list: two entries that differ never have the same."""
         fields = [
             _FORM,
-            self.previous_hash.hex(),
+            previous_hash.hex(),
             self.user_id,
-            self.sequence,
+            sequence,
             (self.at - _EPOCH) // timedelta(microseconds=1),
             self.source,
             self.principal,

@@ -17,7 +17,9 @@ from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
 from agentdb_mcp.web import activity, databases, errors, explorer, health, lifecycle, mcp, system_servers, tokens, usage
 from agentdb_mcp.web.auth import Authenticator
+from agentdb_mcp.web.document import Api, add_page
 from agentdb_mcp.web.middleware import BoundedBody, KnownHosts, RequestIds
+from agentdb_mcp.web.readiness import Readiness
 from agentdb_mcp.web.state import State
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -25,13 +27,17 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """`sessions` and `answers` are how MCP is spoken; `hosts` and `origins` who may ask for what."""
+    """`sessions` and `answers` are how MCP is spoken; `hosts` and `origins` who may ask for what.
+
+    `patience_s` is how long a client may take to send a request.
+    """
 
     hosts: Sequence[str] = LOOPBACK
     origins: Sequence[str] = ()
     public_url: str | None = None
     sessions: bool = False
     answers: Answers = "json"
+    patience_s: float = 30.0
 
 
 def build_app(application: Application, options: HttpOptions) -> FastAPI:
@@ -47,7 +53,9 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
             calls_per_window=limits.explorer_calls_per_window, window_s=limits.explorer_window_s, concurrent_calls=0
         ),
         mcp.endpoints(application, sessions=options.sessions, answers=options.answers),
+        Readiness(managed.control),
         options.public_url,
+        options.patience_s,
     )
 
     @asynccontextmanager
@@ -60,20 +68,23 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
             yield
             serving.background.cancel_scope.cancel()
 
-    app = FastAPI(
+    app = Api(
         title="agentdb-mcp",
         version=__version__,
         description="Postgres databases for AI agents: lifecycle, usage and data. MCP is at /mcp.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # by the Host header, wherever that leads
     )
     app.state.serving = serving
     errors.install(app)
     for module in (lifecycle, usage, activity, tokens, databases, system_servers, health):
         app.include_router(module.router)
+    add_page(app)
     app.router.routes.extend(mcp.routes(application, serving.endpoints))
     explorer.install(app, serving)
-    app.add_middleware(BoundedBody)
+    app.add_middleware(BoundedBody, timeout_s=options.patience_s)
     if options.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -1,10 +1,9 @@
 """Who calls: the platform's backend by its service key, or the holder of a token. Never by an argument."""
 
-from __future__ import annotations
-
+import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
@@ -15,6 +14,7 @@ from agentdb_mcp.services import TokenIdentity, Tokens
 
 _UNKNOWN = "There is no valid credential with this request."
 _HINT = "Send `Authorization: Bearer …` with a token that is neither expired nor revoked."
+_CALLER = "agentdb_mcp.caller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,17 @@ class Authenticator:
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Raises NotAuthenticated, or RateLimited after too many failures from one address."""
-        internal = connection.headers.get("x-internal-api-key")
-        scheme, _, credential = connection.headers.get("authorization", "").partition(" ")
-        presented = internal if internal is not None else credential.strip() if scheme.lower() == "bearer" else ""
+        internal = connection.headers.getlist("x-internal-api-key")
+        authorization = [each.partition(" ") for each in connection.headers.getlist("authorization")]
+        bearer = [credential.strip() for scheme, _, credential in authorization if scheme.lower() == "bearer"]
+        given = {*internal, *bearer}
+        presented = given.pop() if len(given) == 1 else ""  # of several a proxy may have looked at another one
         if not presented:
             raise NotAuthenticated(_UNKNOWN, hint=_HINT)
         if self._is_service(presented):
             return Caller(None)
-        source = connection.client.host if connection.client else ""
-        identity = await self.tokens.authenticate(presented, source=source)
-        if internal is not None:
+        identity = await self.tokens.authenticate(presented, source=_source(connection))
+        if internal:
             raise NotAuthenticated(_UNKNOWN, hint="x-internal-api-key takes the service key alone.")
         return Caller(identity)
 
@@ -71,7 +72,22 @@ class Authenticator:
 
     def _is_service(self, presented: str) -> bool:
         key = self.service_key
-        return key is not None and hmac.compare_digest(presented.encode(), key.reveal().encode())
+        return key is not None and hmac.compare_digest(_digest(presented), _digest(key.reveal()))
+
+
+def _digest(text: str) -> bytes:
+    """Of one length for any text: how long a comparison takes says nothing of the key."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _source(connection: HTTPConnection) -> str:
+    """The client's address; of IPv6 the network, since whoever has one address there has all of its /64."""
+    host = connection.client.host if connection.client else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return str(int(address) >> 64) if isinstance(address, IPv6Address) else host
 
 
 def _with_scope(caller: Caller, scopes: tuple[TokenScope, ...]) -> TokenIdentity:
@@ -83,38 +99,44 @@ def _with_scope(caller: Caller, scopes: tuple[TokenScope, ...]) -> TokenIdentity
     return caller.token
 
 
-Dependency = Callable[[Request], Awaitable[Caller]]
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Who may call a route: the platform's backend by the service key, a token with one of the scopes, or both.
 
+    FastAPI's dependency, whose value is the Caller; asked once a request.
+    """
 
-def service() -> Dependency:
-    """The platform's backend alone."""
+    service: bool = False
+    scopes: tuple[TokenScope, ...] = ()
 
-    async def depend(request: Request) -> Caller:
-        caller = await authenticator(request).caller(request)
-        if caller.token is not None:
+    async def __call__(self, request: Request) -> Caller:
+        if _CALLER not in request.scope:
+            request.scope[_CALLER] = self._checked(await authenticator(request).caller(request))
+        found: Caller = request.scope[_CALLER]
+        return found
+
+    def _checked(self, caller: Caller) -> Caller:
+        if caller.token is None and self.service:
+            return caller
+        if not self.scopes:
             raise NotAllowed("This is for the platform's backend.", hint="It takes the service key.")
+        _with_scope(caller, self.scopes)
         return caller
 
-    return depend
+
+def service() -> Allowed:
+    """The platform's backend alone."""
+    return Allowed(service=True)
 
 
-def token(*scopes: TokenScope) -> Dependency:
+def token(*scopes: TokenScope) -> Allowed:
     """The holder of a token with one of the scopes; not the service key."""
-
-    async def depend(request: Request) -> Caller:
-        return Caller(await authenticator(request).token(request, *scopes))
-
-    return depend
+    return Allowed(scopes=scopes)
 
 
-def service_or_token(*scopes: TokenScope) -> Dependency:
+def service_or_token(*scopes: TokenScope) -> Allowed:
     """The platform's backend, or the holder of a token with one of the scopes."""
-
-    async def depend(request: Request) -> Caller:
-        caller = await authenticator(request).caller(request)
-        return caller if caller.token is None else Caller(_with_scope(caller, scopes))
-
-    return depend
+    return Allowed(service=True, scopes=scopes)
 
 
 def authenticator(request: Request) -> Authenticator:

@@ -23,33 +23,29 @@ from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.services.browse import Order
 from agentdb_mcp.services.queries import Answer, waking_notes
 from agentdb_mcp.web.activity import acts
+from agentdb_mcp.web.answers import ColumnInfo, DatabaseState, MaskedConnection, Rows, TableInfo, Tables
 from agentdb_mcp.web.auth import Caller, no_such_user, no_such_workspace, service_or_token, token
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.exporting import Export
 from agentdb_mcp.web.lifecycle import database_state
-from agentdb_mcp.web.shapes import (
-    ColumnInfo,
-    DatabaseState,
-    MaskedConnection,
-    Rows,
-    Sql,
-    TableInfo,
-    TablePage,
-    Tables,
-    UserId,
-    WorkspaceId,
-)
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import SchemaName, Sql, TableName, TablePage, UserId, WorkspaceId
 from agentdb_mcp.web.state import State, state
 
 router = APIRouter(
     prefix="/api",
     tags=["databases"],
     responses=responses(ProvisioningFailed, StatementRefused, BudgetExceeded, SqlError, StatementTimeout),
+    route_class=GuardedRoute,
 )
-TableName = Annotated[str, Query(min_length=1, max_length=63, pattern=r"^[^\x00]+$", examples=["notes"])]
-SchemaName = Annotated[str, Query(min_length=1, max_length=63, pattern=r"^[^\x00]+$")]
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/csv": {}, "application/json": {}}, "description": "The file."}
+    200: {
+        "content": {
+            "text/csv": {"example": "id,body\r\n1,first\r\n"},
+            "application/json": {"example": [{"id": 1, "body": "first"}]},
+        },
+        "description": "The file.",
+    }
 }
 MASKED = "postgresql://…:…@…/…"
 
@@ -128,7 +124,7 @@ def _add_routes(path: str, used: Callable[..., object], watched: Callable[..., o
         with _throttled(serving, of):
             return _rows(await serving.application.queries.execute(*of, [statement], max_rows=given.max_rows))
 
-    @router.get(f"{path}/export", response_class=Export, responses=_FILE)
+    @router.get(f"{path}/export", status_code=200, response_class=Export, responses=_FILE)
     async def export(
         of: Annotated[tuple[Tenant, Scope], Depends(used)],
         serving: Serving,

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from agentdb_mcp.errors import (
@@ -63,6 +63,22 @@ class ErrorDetail(BaseModel):
 
 class ErrorAnswer(BaseModel):
     """What every route answers when it cannot do what it was asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "not_authenticated",
+                        "message": "The token is not valid.",
+                        "hint": "Ask whoever runs the platform for a new one.",
+                        "retryable": False,
+                        "request_id": "5f2c7b9a01d3e4f6",
+                    }
+                }
+            ]
+        }
+    )
 
     error: ErrorDetail
 

@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.web.answers import Health
 from agentdb_mcp.web.auth import Caller, service
-from agentdb_mcp.web.shapes import Health
+from agentdb_mcp.web.errors import responses
+from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=GuardedRoute)
 
 Serving = Annotated[State, Depends(state)]
 
@@ -29,16 +30,17 @@ async def readyz(serving: Serving, response: Response) -> Health:
     if serving.stopping:
         response.status_code = 503
         return Health(status="stopping")
-    try:
-        async with serving.managed.control.connection() as connection:
-            await connection.execute("SELECT")
-    except AgentDBError:
+    if not await serving.readiness.ok():
         response.status_code = 503
         return Health(status="unavailable")
     return Health(status="ok")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=responses() | {200: {"content": {"text/plain": {"example": "# TYPE python_info gauge"}}}},
+)
 async def metrics(_: Annotated[Caller, Depends(service())]) -> Response:
     """Prometheus's text format; takes the service key as a bearer token."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -10,12 +10,15 @@ from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import DatabaseStatus, Scope, TokenScope
 from agentdb_mcp.services import reports
 from agentdb_mcp.store import DatabaseRow
+from agentdb_mcp.web.answers import DatabaseState, UserState
 from agentdb_mcp.web.auth import Caller, no_such_user, service, service_or_token
 from agentdb_mcp.web.errors import responses
-from agentdb_mcp.web.shapes import DatabaseState, NewTier, NewUser, NewWorkspace, UserId, UserState, WorkspaceId
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import NewTier, NewUser, NewWorkspace, UserId, WorkspaceId
 from agentdb_mcp.web.state import State, state
+from agentdb_mcp.web.usage_answers import UsageReport
 
-router = APIRouter(prefix="/api", tags=["lifecycle"], responses=responses(ProvisioningFailed))
+router = APIRouter(prefix="/api", tags=["lifecycle"], responses=responses(ProvisioningFailed), route_class=GuardedRoute)
 
 Service = Annotated[Caller, Depends(service())]
 Reader = Annotated[Caller, Depends(service_or_token(TokenScope.EXPLORER, TokenScope.ADMIN))]
@@ -56,19 +59,19 @@ async def delete_user(user_id: UserId, _: Service, serving: Serving) -> UserStat
     return await _user_state(serving, user_id)
 
 
-@router.put("/users/{user_id}/tier", tags=["usage"])
-async def set_tier(user_id: UserId, given: NewTier, _: Service, serving: Serving) -> dict[str, Any]:
+@router.put("/users/{user_id}/tier", tags=["usage"], response_model_exclude_unset=True)
+async def set_tier(user_id: UserId, given: NewTier, _: Service, serving: Serving) -> UsageReport:
     """Change the tier, and the limit with it, in every running server at once. Answers the usage as it is then."""
     await _require_user(serving, user_id)
     report = await serving.managed.usage.set_tier(user_id, given.tier, given.custom_budget_cents)
-    return reports.usage_fields(report)
+    return UsageReport(**reports.usage_fields(report))
 
 
-@router.post("/users/{user_id}/period", tags=["usage"])
-async def reset_period(user_id: UserId, _: Service, serving: Serving) -> dict[str, Any]:
+@router.post("/users/{user_id}/period", tags=["usage"], response_model_exclude_unset=True)
+async def reset_period(user_id: UserId, _: Service, serving: Serving) -> UsageReport:
     """Begin a new period now; what was paused resumes. Answers the usage as it is then."""
     await _require_user(serving, user_id)
-    return reports.usage_fields(await serving.managed.usage.reset(user_id))
+    return UsageReport(**reports.usage_fields(await serving.managed.usage.reset(user_id)))
 
 
 @router.post("/workspaces", status_code=201, responses=_documented(200, "The workspace existed.", DatabaseState))
@@ -100,7 +103,7 @@ async def delete_workspace(workspace_id: WorkspaceId, _: Service, serving: Servi
 def database_state(row: DatabaseRow) -> DatabaseState:
     return DatabaseState(
         scope=row.scope,
-        status=str(row.status),
+        status=row.status.value,
         workspace_id=row.owner_id if row.scope is Scope.AGENT else None,
         user_id=row.user_id,
         paused=bool(row.paused),

@@ -6,22 +6,27 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+import anyio
 import structlog
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentdb_mcp.errors import AgentDBError, Internal, InvalidArgument, NotAllowed, ResultTooLarge
+from agentdb_mcp.errors import AgentDBError, Internal, InvalidArgument, NotAllowed, RateLimited, ResultTooLarge
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.web.errors import error_response
 
 log = get_logger(__name__)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+SMALL_BODY_BYTES = 64 * 1024
+# Of all large bodies together; read as JSON, each byte may take twenty in memory.
+MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
 # Load balancers ask for these by address.
 _ANY_HOST = frozenset({"/healthz", "/readyz"})
+_SCHEMES = ("http", "https")
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -87,8 +92,10 @@ class KnownHosts:
 
     def _may_ask(self, origin: str, host: str, path: str) -> bool:
         """With `*` for hosts, only what takes a cookie, which no other name's page has, may be asked by its own."""
+        if origin in self.origins:
+            return True
         own = "*" not in self.hosts or path.startswith("/explorer/")
-        return origin in self.origins or (own and urlsplit(origin).netloc == host)
+        return own and origin.lower() in {f"{scheme}://{host}".lower() for scheme in _SCHEMES}
 
 
 _HOSTS_HINT = "Whoever runs the server: AGENTDB_ALLOWED_HOSTS lists the names that it is reached by."
@@ -99,12 +106,15 @@ def _without_port(host: str) -> str:
     return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BoundedBody:
-    """Refuses a body that is too long, by its header or as it comes."""
+    """Refuses a body that is too long, by its header or as it comes, one that does not come, and too many at once."""
 
     app: ASGIApp
     max_bytes: int = MAX_BODY_BYTES
+    max_bytes_at_once: int = MAX_BYTES_AT_ONCE
+    timeout_s: float = 30.0
+    at_once: int = 0  # bytes of the bodies that are being worked on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -113,39 +123,78 @@ class BoundedBody:
         if (error := self._told(Headers(scope=scope).get("content-length", "0"))) is not None:
             await _refuse(error, scope, receive, send)
             return
-        received, exceeded, answered = 0, False, False
-
-        async def bounded() -> Message:
-            nonlocal received, exceeded
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                exceeded = True
-                raise self._too_large()
-            return message
+        body = _Body(self, receive, anyio.current_time() + self.timeout_s)
+        answered = False
 
         async def answer(message: Message) -> None:
             nonlocal answered
-            if exceeded and not answered:  # whatever the application makes of a body that it could not read
+            if body.refused is not None and not answered:  # whatever is made of a body that could not be read
                 return
             answered = True
             await send(message)
 
         try:
-            await self.app(scope, bounded, answer)
-        except ResultTooLarge:
-            if answered:
+            await self.app(scope, body.receive, answer)
+        except AgentDBError:
+            if answered or body.refused is None:
                 raise
-        if exceeded and not answered:
-            await _refuse(self._too_large(), scope, receive, send)
+        finally:
+            self.at_once -= body.counted
+        if body.refused is not None and not answered:
+            await _refuse(body.refused, scope, receive, send)
 
     def _told(self, length: str) -> AgentDBError | None:
-        if not length.isdecimal():
-            return InvalidArgument("content-length is not a number.")
-        return self._too_large() if int(length) > self.max_bytes else None
+        if not _LENGTH.fullmatch(length):
+            return InvalidArgument("content-length is not a number that a body could have.")
+        return self.too_large() if int(length) > self.max_bytes else None
 
-    def _too_large(self) -> ResultTooLarge:
+    def too_large(self) -> ResultTooLarge:
         return ResultTooLarge(f"The request is larger than {self.max_bytes:,} bytes.", hint="Send less at once.")
+
+
+@dataclass(slots=True)
+class _Body:
+    """One request's; small ones are not counted, so that large ones are in nobody's way."""
+
+    bounds: BoundedBody
+    source: Receive
+    due: float
+    received: int = 0
+    counted: int = 0
+    whole: bool = False
+    refused: AgentDBError | None = None
+
+    async def receive(self) -> Message:
+        """Raises what it is refused for."""
+        if self.whole:  # what comes is that the client goes away
+            return await self.source()
+        try:
+            with anyio.fail_after(max(0, self.due - anyio.current_time())):
+                message = await self.source()
+        except TimeoutError:
+            self.refused = InvalidArgument(
+                f"The request did not come within {self.bounds.timeout_s:g} s.", hint="Send it again.", retryable=True
+            )
+            raise self.refused from None
+        self._count(message)
+        if self.refused is not None:
+            raise self.refused
+        return message
+
+    def _count(self, message: Message) -> None:
+        self.whole = message["type"] != "http.request" or not message.get("more_body", False)
+        self.received += len(message.get("body", b""))
+        if self.received > self.bounds.max_bytes:
+            self.refused = self.bounds.too_large()
+        elif self.received > SMALL_BODY_BYTES:
+            more = self.received - self.counted
+            if self.bounds.at_once + more > self.bounds.max_bytes_at_once:
+                self.refused = RateLimited(
+                    "Too many large requests are being worked on.", hint="Wait 1 s, or send less.", retryable=True
+                )
+                return
+            self.bounds.at_once += more
+            self.counted += more
 
 
 async def _refuse(error: AgentDBError, scope: Scope, receive: Receive, send: Send) -> None:

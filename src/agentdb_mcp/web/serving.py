@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import anyio
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.logs import get_logger
@@ -21,6 +23,38 @@ log = get_logger(__name__)
 GRACE_S = 5
 # Of what a page of the explorer sends.
 WS_MAX_BYTES = 1_000_000
+
+
+class _Protocol(H11Protocol):
+    """Closes connections on which nothing happens: no request begins, or its answer is not taken.
+
+    uvicorn itself would wait for the rest of a request's first line, and for a reader, as long as the client likes.
+    """
+
+    # Twice this is the longest that a client may take for a request's head, or take nothing of an answer.
+    patience_s: float
+    _timer: asyncio.TimerHandle | None = None
+    _seen: tuple[object, int] = (None, 0)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (as uvicorn has it)
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.patience_s, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        if self.transport.get_protocol() is not self:  # a socket of the explorer's now, which has pings of its own
+            return
+        waiting = self.transport.get_write_buffer_size()
+        rests = self.cycle is None or self.cycle.response_complete
+        if (self.cycle, waiting) == self._seen and (rests or waiting):
+            self.transport.abort()
+            return
+        self._seen = (self.cycle, waiting)
+        self._timer = self.loop.call_later(self.patience_s, self._look)
 
 
 class _Server(uvicorn.Server):
@@ -48,14 +82,17 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
     state: State = app.state.serving
     listener = _listen(host, port)
     longest = state.application.policy.limits.timeout_s
+    proxies = state.application.settings.trusted_proxies
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        http="h11",  # whatever else is installed, one parser
+        http=type("_Patient", (_Protocol,), {"patience_s": state.patience_s}),
         ws="websockets-sansio" if explorer.is_installed() else "none",
         ws_max_size=WS_MAX_BYTES,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         timeout_graceful_shutdown=int(longest) + GRACE_S,
     )
     server = _Server(config)

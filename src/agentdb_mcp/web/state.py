@@ -15,6 +15,7 @@ from agentdb_mcp.mcp_server.http import McpEndpoint
 from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
 from agentdb_mcp.web.auth import Authenticator
+from agentdb_mcp.web.readiness import Readiness
 
 log = get_logger(__name__)
 
@@ -29,7 +30,9 @@ class State:
     browse: Browse
     throttle: Throttle
     endpoints: Mapping[str, McpEndpoint]
+    readiness: Readiness
     public_url: str | None = None
+    patience_s: float = 30.0
     background: TaskGroup | None = None
     stopping: bool = field(default=False)
 

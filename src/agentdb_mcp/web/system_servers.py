@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
@@ -11,13 +11,15 @@ from agentdb_mcp.mcp_server.server import call_tool, has_tool, list_tools
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.store import WorkspaceRow
 from agentdb_mcp.web.activity import acts
+from agentdb_mcp.web.answers import SystemServer, SystemServers, SystemTool, SystemTools, TextPart, ToolResult
 from agentdb_mcp.web.auth import Caller, no_such_workspace, service
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.mcp import operations_for
-from agentdb_mcp.web.shapes import OfWorkspace, SystemServer, SystemServers, SystemTools, ToolCall, ToolResult
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import OfWorkspace, ToolCall
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(prefix="/api/mcp", tags=["mcp"], responses=responses())
+router = APIRouter(prefix="/api/mcp", tags=["mcp"], responses=responses(), route_class=GuardedRoute)
 
 Service = Annotated[Caller, Depends(service())]
 Serving = Annotated[State, Depends(state)]
@@ -45,15 +47,15 @@ async def system_servers(workspace_id: OfWorkspace, _: Service, serving: Serving
     )
 
 
-@router.get("/system-tools")
+@router.get("/system-tools", response_model_exclude_unset=True)
 async def system_tools(workspace_id: OfWorkspace, _: Service, serving: Serving) -> SystemTools:
     """The tools of both servers with their schemas; opens no connection to a database and makes none."""
     await _workspace(serving, workspace_id)
-    tools: list[dict[str, Any]] = []
+    tools: list[SystemTool] = []
     for scope, name in NAMES.items():
         for tool in list_tools(serving.application.policy.limits, scope):
             fields = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-            tools.append({"serverId": IDS[scope], "serverName": name} | fields)
+            tools.append(SystemTool(server_id=IDS[scope], server_name=name, **fields))
     return SystemTools(tools=tools)
 
 
@@ -68,7 +70,7 @@ async def execute_tool(given: ToolCall, caller: Service, serving: Serving, reque
     operations = operations_for(serving.application, Tenant(workspace.owner_id, workspace.id))
     result = await call_tool(operations, given.tool_name, given.arguments, scope)
     return ToolResult(
-        content=[part.model_dump(mode="json", by_alias=True, exclude_none=True) for part in result.content],
+        content=[TextPart(type="text", text=part.text) for part in result.content if part.type == "text"],
         structured_content=result.structured_content,
         is_error=bool(result.is_error),
     )

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Path
 
 from agentdb_mcp.errors import NotAllowed
 from agentdb_mcp.models import TokenScope
+from agentdb_mcp.web.answers import Token
 from agentdb_mcp.web.auth import Caller, service_or_token
 from agentdb_mcp.web.errors import responses
-from agentdb_mcp.web.shapes import NewToken, Token
+from agentdb_mcp.web.routes import GuardedRoute
+from agentdb_mcp.web.shapes import NewToken
 from agentdb_mcp.web.state import State, state
 
-router = APIRouter(prefix="/api/tokens", tags=["tokens"], responses=responses())
+router = APIRouter(prefix="/api/tokens", tags=["tokens"], responses=responses(), route_class=GuardedRoute)
 
 Admin = Annotated[Caller, Depends(service_or_token(TokenScope.ADMIN))]
 Serving = Annotated[State, Depends(state)]
@@ -22,7 +24,7 @@ TokenId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9
 
 @router.post("", status_code=201)
 async def create_token(given: NewToken, caller: Admin, serving: Serving) -> Token:
-    """Make a token, which is shown this once. A workspace's token reaches that workspace's database alone."""
+    """Make a token, which is shown this once. A workspace's reaches its database and the user's global one."""
     _check(given, caller)
     issued = await serving.managed.tokens.issue(
         given.user_id, given.workspace_id, given.token_scopes(), given.expires_in, given.name
