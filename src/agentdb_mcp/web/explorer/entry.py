@@ -21,6 +21,7 @@ from agentdb_mcp.web.explorer.headers import page_headers, set_cookie
 from agentdb_mcp.web.explorer.session import COOKIE, Session
 from agentdb_mcp.web.explorer.work import Explorer, Work
 from agentdb_mcp.web.exporting import Export
+from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import Body, Identifier
 
 STATIC = Path(__file__).parent / "static"
@@ -35,18 +36,17 @@ class NewLink(Body):
 class Link(BaseModel):
     """`url` signs in once, within two minutes."""
 
-    url: str
-    expires_at: datetime | None
+    url: str = Field(examples=["https://db.example.com/explorer/enter?link=adb_…"])
+    expires_at: datetime | None = Field(examples=["2026-12-01T12:02:00Z"])
 
 
 def router(explorer: Explorer, *, https: bool) -> APIRouter:
     """Routes of `/explorer` beside its pages, and the one by which a backend makes links."""
     entry = _Entry(explorer, https, bool(explorer.state.application.settings.frame_ancestors))
     routes = APIRouter()
-    routes.add_api_route(
-        "/api/explorer/links", entry.create_link, methods=["POST"], status_code=201, tags=["explorer"],
-        responses=responses(),
-    )  # fmt: skip
+    api = APIRouter(prefix="/api/explorer", tags=["explorer"], responses=responses(), route_class=GuardedRoute)
+    api.add_api_route("/links", entry.create_link, methods=["POST"], status_code=201)
+    routes.include_router(api)
     for method, path, route in (
         ("GET", "enter", entry.enter),
         ("GET", "sign-in", entry.sign_in_form),
