@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated, NotFound
 from agentdb_mcp.execution import Sink, Statement
+from agentdb_mcp.web.answers import like
 from agentdb_mcp.web.auth import Caller, service
 from agentdb_mcp.web.errors import responses
 from agentdb_mcp.web.explorer.headers import page_headers, set_cookie
@@ -29,6 +30,8 @@ _FILES = {"explorer.css": "text/css", "sign-in.css": "text/css", "icon.svg": "im
 
 
 class NewLink(Body):
+    model_config = like({"user_id": "u1", "workspace_id": "w1"})
+
     user_id: Identifier = Field(examples=["u1"])
     workspace_id: Identifier | None = Field(default=None, description="Show this workspace alone.", examples=["w1"])
 
@@ -36,8 +39,12 @@ class NewLink(Body):
 class Link(BaseModel):
     """`url` signs in once, within two minutes."""
 
-    url: str = Field(examples=["https://db.example.com/explorer/enter?link=adb_…"])
-    expires_at: datetime | None = Field(examples=["2026-12-01T12:02:00Z"])
+    model_config = like(
+        {"url": "https://db.example.com/explorer/enter?link=adb_…", "expires_at": "2026-12-23T12:02:00+00:00"}
+    )
+
+    url: str
+    expires_at: datetime | None
 
 
 def router(explorer: Explorer, *, https: bool) -> APIRouter:
