@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression clean
+.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -104,6 +104,14 @@ rest-fuzz: .venv/.synced
 # {"sql": …} lines, else Postgres's own regression tests are fetched. AGENTDB_ATTACK_GATE=off: the walls alone.
 regression: .venv/.synced
 	@$(RUN)python tests/security/regression_runner.py
+
+# The README's pictures of the explorer, in Debian's Chromium.
+screenshots: .venv/.synced
+	@$(RUN)python -m tests.browser.screenshots
+
+# A million rows and two hundred columns on the explorer's pages, in about two minutes.
+bench-explorer: .venv/.synced
+	@$(RUN)python -m benchmarks.explorer
 
 clean:
 	@rm -rf .venv .uv .node dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

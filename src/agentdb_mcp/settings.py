@@ -65,6 +65,7 @@ class Settings:
     public_url: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    frame_ancestors: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     policy_path: Path | None = None
     compute_price: Decimal | None = None
@@ -103,6 +104,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         public_url=_web_url(env, "AGENTDB_PUBLIC_URL"),
         allowed_hosts=_list(env, "AGENTDB_ALLOWED_HOSTS", _HOST, "names such as db.example.com or [::1]:8080, or *"),
         allowed_origins=_list(env, "AGENTDB_ALLOWED_ORIGINS", _ORIGIN, "origins such as https://app.example.com"),
+        frame_ancestors=_list(env, "AGENTDB_FRAME_ANCESTORS", _ORIGIN, "origins such as https://app.example.com"),
         trusted_proxies=_networks(env, "AGENTDB_TRUSTED_PROXIES"),
         policy_path=_path(env, "AGENTDB_POLICY"),
         compute_price=_dollars(env, "NEON_COMPUTE_PRICE_PER_CU_HOUR"),

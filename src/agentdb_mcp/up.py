@@ -22,6 +22,8 @@ from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store.jobs import JobStore
 
 USER = "demo"
+# How long the explorer's link that `up` prints signs in, once.
+LINK_S = 3600
 WORKSPACES = {"research": "Research agent", "support": "Support agent"}
 
 
@@ -32,6 +34,7 @@ def default_data_dir() -> Path:
 
 async def run_up(data_dir: Path, port: int, bin_dir: Path | None, as_json: bool) -> None:
     """Start everything, register the demo user with two workspaces, print how to connect, work until the end."""
+    from agentdb_mcp.web import explorer
     from agentdb_mcp.web.app import HttpOptions, build_app
     from agentdb_mcp.web.serving import serve
 
@@ -45,10 +48,12 @@ async def run_up(data_dir: Path, port: int, bin_dir: Path | None, as_json: bool)
             await managed.lifecycle.create_workspace(workspace_id, USER, name)
         tokens = {workspace_id: await _token(data_dir, managed.tokens, workspace_id) for workspace_id in WORKSPACES}
         file = _environment_file(data_dir, stack)
-        async with serve(build_app(application, HttpOptions()), "127.0.0.1", port) as url:
+        app = build_app(application, HttpOptions())
+        async with serve(app, "127.0.0.1", port) as url:
             report: dict[str, Any] = {
                 "data_dir": str(data_dir),
                 "url": url,
+                "explorer": await explorer.link(app, url, USER, LINK_S),
                 "mcpServers": {name: _client(file, name) for name in WORKSPACES},
                 "mcpServersOverHttp": {name: _http_client(url, token) for name, token in tokens.items()},
             }
@@ -125,12 +130,19 @@ def _client(file: Path, workspace_id: str) -> dict[str, object]:
     }
 
 
+def _explorer(link: str | None) -> str:
+    if link is None:
+        return "There is no explorer: the extra `explorer` is not installed.\n"
+    return f"The explorer, which this link signs in to once: {link}\n"
+
+
 def _words(report: dict[str, Any]) -> str:
     over_stdio, over_http = (
         json.dumps({"mcpServers": report[name]}, indent=2) for name in ("mcpServers", "mcpServersOverHttp")
     )
     return (
         f"Running on {report['data_dir']}; end it with Ctrl-C.\n"
+        f"{_explorer(report['explorer'])}"
         f"REST is described at {report['url']}/docs; its service key is AGENTDB_SERVICE_KEY in the file below.\n"
         f"Two agents of one user, for your MCP client's configuration:\n{over_stdio}\n"
         f"or over HTTP:\n{over_http}"

@@ -110,6 +110,20 @@ def constraints(schema: str, name: str) -> Statement:
     )
 
 
+def primary_key(schema: str, name: str) -> Statement:
+    """Rows of name: the columns of the primary key, in its order."""
+    return Statement(
+        f"""
+        SELECT a.attname AS name
+          FROM pg_catalog.pg_constraint AS k
+         CROSS JOIN LATERAL pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+         WHERE k.conrelid = ({_FIND}) AND k.contype = 'p' ORDER BY u.place
+        """,
+        (schema, name),
+    )
+
+
 def indexes(schema: str, name: str) -> Statement:
     """Rows of name, definition, unique, valid, size_bytes."""
     return Statement(

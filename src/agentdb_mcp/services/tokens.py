@@ -166,6 +166,17 @@ class Tokens:
         self._used[identity.token_id] = now
         return identity
 
+    async def redeem(self, presented: str, name: str, *, source: str = "") -> TokenIdentity:
+        """Whose token of that name it was: it works once, whichever process is asked. Raises as `authenticate` does."""
+        self._failed.check(source)
+        row = None
+        if _TOKEN.fullmatch(presented):
+            row = await self._store.redeem(_hash(presented), name, self._clock())
+        if row is None:
+            raise self._refused(source)
+        self._forget(row.id)
+        return _identity(row)
+
     def _remembered(self, token_hash: bytes | None) -> TokenIdentity | None:
         """None for what has to be looked up."""
         known = self._known.get(token_hash) if token_hash is not None else None
@@ -206,7 +217,7 @@ class Tokens:
         if row is None or row.ended(self._clock()):
             self._drop(token_hash)
             return None
-        identity = TokenIdentity(row.id, Tenant(row.user_id, row.workspace_id), frozenset(row.scopes), row.expires_at)
+        identity = _identity(row)
         if began == (self._notices, self._epoch, self._listening):
             self._known[token_hash] = _Known(identity, self._epoch, self._monotonic() + FRESH_S)
             self._known.move_to_end(token_hash)
@@ -274,6 +285,10 @@ class Tokens:
             log.warning("last use of tokens not stored yet", code=error.code)
         finally:
             self._used = used | self._used
+
+
+def _identity(row: TokenRow) -> TokenIdentity:
+    return TokenIdentity(row.id, Tenant(row.user_id, row.workspace_id), frozenset(row.scopes), row.expires_at)
 
 
 def _hash(token: str) -> bytes:

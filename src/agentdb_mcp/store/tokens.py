@@ -118,6 +118,18 @@ class TokenStore:
                 "DELETE FROM agentdb_token WHERE user_id = $1 OR workspace_id = $2", user_id, workspace_id
             )
 
+    async def redeem(self, token_hash: bytes, name: str, now: datetime) -> TokenRow | None:
+        """End a valid token of that name and return it; None if it is none, or somebody else was first."""
+        async with self._control.connection() as connection:
+            row = await connection.fetchrow(
+                "UPDATE agentdb_token SET revoked_at = $3 WHERE token_hash = $1 AND name = $2"
+                " AND revoked_at IS NULL AND expires_at > $3 RETURNING *",
+                token_hash,
+                name,
+                now,
+            )
+        return _row(row) if row is not None else None
+
     async def note_used(self, used: Mapping[str, datetime]) -> None:
         """When tokens were used last, by id; an older time than the known one changes nothing."""
         if not used:

@@ -15,7 +15,7 @@ from agentdb_mcp.bootstrap import Application, check_many_tenants
 from agentdb_mcp.mcp_server.http import Answers
 from agentdb_mcp.services import Browse
 from agentdb_mcp.services.throttle import Throttle
-from agentdb_mcp.web import activity, databases, errors, health, lifecycle, mcp, system_servers, tokens, usage
+from agentdb_mcp.web import activity, databases, errors, explorer, health, lifecycle, mcp, system_servers, tokens, usage
 from agentdb_mcp.web.auth import Authenticator
 from agentdb_mcp.web.document import Api, add_page
 from agentdb_mcp.web.middleware import BoundedBody, KnownHosts, RequestIds
@@ -84,6 +84,7 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
         app.include_router(module.router)
     add_page(app)
     app.router.routes.extend(mcp.routes(application, serving.endpoints))
+    explorer.install(app, serving)
     app.add_middleware(BoundedBody, timeout_s=options.patience_s)
     if options.origins:
         app.add_middleware(

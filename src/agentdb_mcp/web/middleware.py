@@ -75,14 +75,14 @@ class KnownHosts:
     origins: Sequence[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ANY_HOST:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in _ANY_HOST:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_known(host):
             await _refuse(NotAllowed("This server does not go by that name.", hint=_HOSTS_HINT), scope, receive, send)
-        elif origin is not None and not self._may_ask(origin, host):
+        elif origin is not None and not self._may_ask(origin, host, scope["path"]):
             await _refuse(NotAllowed("Pages of that origin may not ask.", hint=_ORIGINS_HINT), scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -90,10 +90,12 @@ class KnownHosts:
     def _is_known(self, host: str) -> bool:
         return "*" in self.hosts or host in self.hosts or _without_port(host) in self.hosts
 
-    def _may_ask(self, origin: str, host: str) -> bool:
+    def _may_ask(self, origin: str, host: str, path: str) -> bool:
+        """With `*` for hosts, only what takes a cookie, which no other name's page has, may be asked by its own."""
         if origin in self.origins:
             return True
-        return "*" not in self.hosts and origin.lower() in {f"{scheme}://{host}".lower() for scheme in _SCHEMES}
+        own = "*" not in self.hosts or path.startswith("/explorer/")
+        return own and origin.lower() in {f"{scheme}://{host}".lower() for scheme in _SCHEMES}
 
 
 _HOSTS_HINT = "Whoever runs the server: AGENTDB_ALLOWED_HOSTS lists the names that it is reached by."
@@ -196,4 +198,7 @@ class _Body:
 
 
 async def _refuse(error: AgentDBError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
     await error_response(Request(scope), error)(scope, receive, send)

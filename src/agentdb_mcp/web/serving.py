@@ -14,12 +14,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.logs import get_logger
+from agentdb_mcp.web import explorer
 from agentdb_mcp.web.state import State
 
 log = get_logger(__name__)
 
 # What an answer takes beyond the longest statement.
 GRACE_S = 5
+# Of what a page of the explorer sends.
+WS_MAX_BYTES = 1_000_000
 
 
 class _Protocol(H11Protocol):
@@ -43,6 +46,8 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self) -> None:
+        if self.transport.get_protocol() is not self:  # a socket of the explorer's now, which has pings of its own
+            return
         waiting = self.transport.get_write_buffer_size()
         rests = self.cycle is None or self.cycle.response_complete
         if (self.cycle, waiting) == self._seen and (rests or waiting):
@@ -84,7 +89,8 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
         access_log=False,
         server_header=False,
         http=type("_Patient", (_Protocol,), {"patience_s": state.patience_s}),
-        ws="none",
+        ws="websockets-sansio" if explorer.is_installed() else "none",
+        ws_max_size=WS_MAX_BYTES,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
         timeout_graceful_shutdown=int(longest) + GRACE_S,

@@ -1,0 +1,298 @@
+"""The rows of a table: page by page, sorted and filtered by Postgres, and changed one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nicegui import ui
+from nicegui.element import Element
+from nicegui.events import GenericEventArguments
+
+from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.services.browse import EDITABLE, Details
+from agentdb_mcp.services.queries import Answer
+from agentdb_mcp.services.rows import OPERATORS, Filter, Order, RowKey, qualified
+from agentdb_mcp.web.explorer.forms import confirm, row_form, value_form
+from agentdb_mcp.web.explorer.grid import NUMBER, GridColumn, data_grid, records
+from agentdb_mcp.web.explorer.layout import Text, View, box, button, empty, enable, labelled, problem
+from agentdb_mcp.web.explorer.values import number
+from agentdb_mcp.web.explorer.work import Place
+from agentdb_mcp.web.exporting import Format
+
+PAGE = 100
+_WITHOUT_KEY = "Read-only: the table has no primary key, so its rows cannot be told apart. Use SQL to change them."
+_NO_TABLE = "Read-only: this is a {}."
+
+
+@dataclass(slots=True)
+class TableData:
+    """The data of one table on a page."""
+
+    view: View
+    place: Place
+    details: Details
+    estimate: int | None
+    offset: int = 0
+    order: list[Order] = field(default_factory=list)
+    filters: list[Filter] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+    more: bool = False
+    grid: ui.aggrid | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    async def show(self) -> None:
+        self._bar()
+        self.parts["filters"] = box("div", "ax-filters")
+        if not self.details.editable:
+            kind_of = self.details.type
+            Text("p", _WITHOUT_KEY if kind_of in EDITABLE else _NO_TABLE.format(kind_of), "ax-hint")
+        self.parts["place"] = box("div", "ax-fill")
+        with box("div", "ax-foot"):
+            self.parts["range"] = Text("span", "", "muted", role="status")
+            self.parts["previous"] = button("‹ Previous", lambda: self._turn(-PAGE), "", aria_label="Previous page")
+            self.parts["next"] = button("Next ›", lambda: self._turn(PAGE), "", aria_label="Next page")
+        await self.reload()
+
+    def _bar(self) -> None:
+        with box("div", "ax-bar", role="toolbar", aria_label="Rows"):
+            button("Filter", self._ask_filter)
+            button("Reload", self.reload)
+            if self.details.editable:
+                button("Insert row", self._insert)
+                button("Edit", self._edit_selected)
+                button("Delete", self._delete_selected, "danger")
+            else:
+                button("Open row", self._edit_selected)
+            box("span", "ax-grow")
+            button("CSV", lambda: self._export("csv"), aria_label="Export as CSV")
+            button("JSON", lambda: self._export("json"), aria_label="Export as JSON")
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> None:
+        """Read the page anew."""
+
+        async def read() -> Answer:
+            return await self.view.work.browse.shown(
+                self.place.tenant, self.place.scope, self.details,
+                limit=PAGE + 1, offset=self.offset, filters=self.filters, order_by=self.order,
+            )  # fmt: skip
+
+        try:
+            answer = await self.view.work.do(read)
+        except AgentDBError as error:
+            self._failed(error)
+            return
+        result = answer.results[0]
+        self.more = len(result.rows) > PAGE or result.truncated
+        self.rows = result.rows[:PAGE]
+        self._show_rows()
+
+    def _failed(self, error: AgentDBError) -> None:
+        if error.code == "not_authenticated":
+            self.view.leave()
+            return
+        self.grid = None
+        self.parts["place"].clear()
+        with self.parts["place"]:
+            problem(error, retry=self.reload)
+
+    def _show_rows(self) -> None:
+        place: Element = self.parts["place"]
+        shown = [row[: len(self.details.columns)] for row in self.rows]
+        if not shown and self.offset == 0:
+            self.grid = None
+            place.clear()
+            with place:
+                if self.filters:
+                    empty("No row fits", "Change or remove a filter.")
+                else:
+                    empty("No rows yet", "The table is empty.")
+        elif self.grid is None:
+            place.clear()
+            with place:
+                columns = [
+                    GridColumn(each["name"], each["type"], each["name"] in self.details.primary_key)
+                    for each in self.details.columns
+                ]
+                self.grid = data_grid(
+                    columns,
+                    shown,
+                    label=f"Rows of {self.details.name}",
+                    selectable=True,
+                    sortable=True,
+                    on_open=self._open,
+                )
+                self.grid.on("sortChanged", self._sorted, [])
+        else:
+            self.grid.run_grid_method("setGridOption", "rowData", records(shown))
+            self.grid.run_grid_method("ensureIndexVisible", 0) if shown else None
+        first, last = self.offset + 1 if shown else 0, self.offset + len(shown)
+        about = (
+            f" of about {number(self.estimate)}" if self.estimate is not None and not self.filters and self.more else ""
+        )
+        self.parts["range"].text = f"Rows {number(first)} to {number(last)}{about}"
+        enable(self.parts["previous"], self.offset > 0)
+        enable(self.parts["next"], self.more)
+
+    async def _turn(self, by: int) -> None:
+        self.offset = max(0, self.offset + by)
+        await self.reload()
+
+    async def _sorted(self, _: GenericEventArguments) -> None:
+        if self.grid is None:
+            return
+        state = await self.grid.run_grid_method("getColumnState", timeout=5)
+        sorted_by = sorted((each for each in state if each.get("sort")), key=lambda each: each.get("sortIndex") or 0)
+        names = [each["name"] for each in self.details.columns]
+        self.order = [
+            Order(names[int(each["colId"][1:])], each["sort"] == "desc")
+            for each in sorted_by
+            if each["colId"][1:].isdecimal() and int(each["colId"][1:]) < len(names)
+        ]
+        self.offset = 0
+        await self.reload()
+
+    # --- filters ----------------------------------------------------------------------------------------------------
+
+    def _ask_filter(self) -> None:
+        names = [each["name"] for each in self.details.columns]
+        with ui.dialog(value=True) as dialog, box("div", "ax-dialog"):
+            Text("h2", "Filter rows")
+            column = labelled(
+                ui.select(dict(enumerate(names)), value=0, label="Column", with_input=len(names) > 12), "Column"
+            )
+            operator = labelled(ui.select(list(OPERATORS), value="=", label="Operator"), "Operator")
+            value = ui.input("Value").props("outlined dense autofocus")
+            for each in (column, operator):
+                each.props("outlined dense options-dense")
+
+            async def add() -> None:
+                self.filters.append(Filter(names[column.value], operator.value, value.value or ""))
+                dialog.close()
+                await self._filtered()
+
+            value.on("keydown.enter", add, [])
+            with box("div", "ax-actions"):
+                button("Add filter", add, "primary")
+                button("Cancel", dialog.close)
+
+    async def _filtered(self) -> None:
+        shown: Element = self.parts["filters"]
+        shown.clear()
+        with shown:
+            for index, each in enumerate(self.filters):
+                text = f"{each.column} {each.operator}{'' if 'null' in each.operator else f' {each.value}'}"
+                with box("span", "ax-chip"):
+                    Text("span", text)
+                    button(
+                        "×", lambda index=index: self._remove(index), "quiet", aria_label=f"Remove the filter {text}"
+                    )
+        self.offset = 0
+        await self.reload()
+
+    async def _remove(self, index: int) -> None:
+        del self.filters[index]
+        await self._filtered()
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    def _key(self, index: int) -> dict[str, str]:
+        names = [each["name"] for each in self.details.columns]
+        return {name: str(self.rows[index][names.index(name)]) for name in self.details.primary_key}
+
+    async def _open(self, index: int) -> None:
+        if index >= len(self.rows):
+            return
+        if not self.details.editable:
+            names = [(each["name"], each["type"]) for each in self.details.columns]
+            row = await self._whole(index)
+            if row is not None:
+                value_form(names, row)
+            return
+        key = self._key(index)
+
+        async def read() -> list[Any]:
+            return await self.view.work.browse.row(self.place.tenant, self.place.scope, self.details, key)
+
+        row = await self.view.attempt(read)
+        if row is None:
+            return
+
+        async def save(values: dict[str, str | None]) -> None:
+            await self.view.work.do(lambda: self._update(RowKey(key, str(row[-1])), values))
+            await self.reload()
+
+        row_form(self.view, self.details, "Edit row", row[:-1], save)
+
+    async def _update(self, key: RowKey, values: dict[str, str | None]) -> None:
+        await self.view.work.browse.update(self.place.tenant, self.place.scope, self.details, key, values)
+
+    async def _whole(self, index: int) -> list[Any] | None:
+        """A row of what has no key: by its place, as it is ordered now."""
+        answer = await self.view.attempt(
+            lambda: self.view.work.browse.shown(
+                self.place.tenant,
+                self.place.scope,
+                self.details,
+                limit=1,
+                offset=self.offset + index,
+                filters=self.filters,
+                order_by=self.order,
+                whole=True,
+            )
+        )
+        return answer.results[0].rows[0] if answer and answer.results[0].rows else None
+
+    async def _selected(self) -> list[int]:
+        if self.grid is None:
+            return []
+        chosen = await self.grid.run_grid_method("getSelectedRows", timeout=5)
+        return sorted(int(each[NUMBER]) for each in chosen or [])
+
+    async def _edit_selected(self) -> None:
+        chosen = await self._selected()
+        if len(chosen) != 1:
+            ui.notify("Select one row first.", type="info")
+            return
+        await self._open(chosen[0])
+
+    def _insert(self) -> None:
+        async def save(values: dict[str, str | None]) -> None:
+            work = self.view.work
+            await work.do(lambda: work.browse.insert(self.place.tenant, self.place.scope, self.details, values))
+            await self.reload()
+
+        row_form(self.view, self.details, "Insert row", None, save)
+
+    async def _delete_selected(self) -> None:
+        chosen = await self._selected()
+        if not chosen:
+            ui.notify("Select the rows to delete first.", type="info")
+            return
+        keys = [RowKey(self._key(index), str(self.rows[index][-1])) for index in chosen]
+        count = f"{len(keys)} row{'' if len(keys) == 1 else 's'}"
+        if not await confirm(
+            f"Delete {count}?", f"From {self.details.name}. This cannot be undone.", f"Delete {count}"
+        ):
+            return
+        work = self.view.work
+        deleted = await self.view.attempt(
+            lambda: work.browse.delete(self.place.tenant, self.place.scope, self.details, keys)
+        )
+        if deleted is not None:
+            if deleted < len(keys):
+                ui.notify(
+                    f"{deleted} of {count} deleted: somebody else changed or deleted the rest since you read it.",
+                    type="warning",
+                )
+            else:
+                ui.notify(f"{count} deleted.", type="positive")
+        await self.reload()
+
+    def _export(self, form: Format) -> None:
+        sql = f"SELECT * FROM {qualified(self.details.table)}"
+        work = self.view.work
+        path = work.explorer.ticket(work.session, self.place, sql, self.details.name, form)
+        ui.download(path.removeprefix("/explorer"))

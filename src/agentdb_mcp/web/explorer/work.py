@@ -1,0 +1,207 @@
+"""What pages work with: the product's services for one session, checked and bounded call by call."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal, TypeVar
+from urllib.parse import quote
+
+from agentdb_mcp.errors import NotFound
+from agentdb_mcp.models import BudgetReport, DatabaseStatus, DayCost, Scope, Tenant
+from agentdb_mcp.services import Browse, Queries
+from agentdb_mcp.services.origin import Origin, acting_as
+from agentdb_mcp.store import AuditDecision, AuditEntry, DatabaseRow
+from agentdb_mcp.web.explorer.session import Session, Sessions
+from agentdb_mcp.web.state import State
+
+T = TypeVar("T")
+TICKET_S = 60
+MAX_TICKETS = 1000
+DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One of the user's databases, as pages name it."""
+
+    scope: Scope
+    tenant: Tenant
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A file that a session may fetch once: the statement stays here, and out of every address."""
+
+    session_id: str
+    place: Place
+    sql: str
+    name: str
+    form: Literal["csv", "json"]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A database on the overview. `cost_microcents` of the period."""
+
+    place: Place
+    state: str
+    size_bytes: int | None
+    cost_microcents: int
+    last_use: datetime | None
+
+
+@dataclass(slots=True)
+class Explorer:
+    """The server's one."""
+
+    state: State
+    sessions: Sessions
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+
+    def ticket(self, session: Session, place: Place, sql: str, name: str, form: Literal["csv", "json"]) -> str:
+        """The address of a file."""
+        now = time.monotonic()
+        self.tickets = {key: each for key, each in self.tickets.items() if each.until > now}
+        if len(self.tickets) >= MAX_TICKETS:
+            self.tickets.pop(next(iter(self.tickets)))
+        key = secrets.token_urlsafe(24)
+        self.tickets[key] = Ticket(session.id, place, sql, name, form, now + TICKET_S)
+        return f"/explorer/download/{key}"
+
+    def redeem(self, key: str, session: Session) -> Ticket:
+        """Raises NotFound."""
+        ticket = self.tickets.get(key)
+        if ticket is None or ticket.session_id != session.id or ticket.until < time.monotonic():
+            raise NotFound("There is no such file any more.", hint="Export it again.")
+        del self.tickets[key]
+        return ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One session's calls."""
+
+    explorer: Explorer
+    session: Session
+
+    @property
+    def browse(self) -> Browse:
+        return self.explorer.state.browse
+
+    @property
+    def queries(self) -> Queries:
+        return self.explorer.state.application.queries
+
+    @asynccontextmanager
+    async def calling(self, *, active: bool = True) -> AsyncIterator[None]:
+        """For the time of one call. Raises NotAuthenticated when the session has ended, RateLimited."""
+        await self.explorer.sessions.check(self.session)
+        if active:
+            self.explorer.sessions.touch(self.session)
+        origin = Origin("explorer", self.session.id)
+        with acting_as(origin), self.session.throttle.call(Tenant(self.session.id)):
+            yield
+
+    async def do(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Raises AgentDBError."""
+        async with self.calling():
+            return await work()
+
+    async def places(self) -> list[Place]:
+        """The global database first, then the agents' by name: of a token for one workspace, that one."""
+        user_id, bound = self.session.user_id, self.session.tenant.workspace_id
+        names = await self.explorer.state.managed.lifecycle.identity.names_of_workspaces(user_id)
+        agents = [self._agent(each, name) for each, name in names.items() if bound in (None, each)]
+        return [self.everybodys(), *sorted(agents, key=lambda place: place.name.casefold())]
+
+    def everybodys(self) -> Place:
+        return Place(Scope.GLOBAL, self.session.tenant, "Global database", "/global")
+
+    def _agent(self, workspace_id: str, name: str) -> Place:
+        tenant = Tenant(self.session.user_id, workspace_id)
+        return Place(Scope.AGENT, tenant, name or workspace_id, f"/agent/{quote(workspace_id, safe='')}")
+
+    async def agent(self, workspace_id: str) -> Place:
+        """Raises NotFound for what is not there, or not this session's."""
+        found = next(
+            (
+                each
+                for each in await self.places()
+                if each.tenant.workspace_id == workspace_id and each.scope is Scope.AGENT
+            ),
+            None,
+        )
+        if found is None:
+            raise NotFound(
+                f"There is no workspace {workspace_id[:80]!r}, or none of yours.", hint="Go to the overview."
+            )
+        return found
+
+    async def budget(self) -> BudgetReport:
+        return await self.explorer.state.managed.usage.report(self.session.user_id)
+
+    async def history(self) -> list[DayCost]:
+        """Of the last 30 days; of a token for one workspace, its own and the global database's."""
+        usage = self.explorer.state.managed.usage
+        today = usage.clock().date()
+        found = await usage.history(self.session.user_id, today - timedelta(DAYS - 1), today)
+        bound = self.session.tenant.workspace_id
+        return [each for each in found if bound is None or each.database.workspace_id in (None, bound)]
+
+    async def overview(self, report: BudgetReport) -> list[Seen]:
+        """Each database with its state and what it cost."""
+        managed = self.explorer.state.managed
+        rows = {
+            (row.scope, row.owner_id): row for row in await managed.lifecycle.databases.of_user(self.session.user_id)
+        }
+        costs = {(each.scope, each.workspace_id): each for each in report.by_database}
+        seen = []
+        for place in await self.places():
+            workspace_id = place.tenant.workspace_id if place.scope is Scope.AGENT else None
+            row = rows.get((place.scope, workspace_id or self.session.user_id))
+            cost = costs.get((place.scope, workspace_id))
+            last = await self._last_use(place)
+            state = self._state(row, last)
+            size = cost.size_bytes if cost and cost.size_bytes else None
+            seen.append(Seen(place, state, size, cost.cost_microcents if cost else 0, last))
+        return seen
+
+    def _state(self, row: DatabaseRow | None, last: datetime | None) -> str:
+        if row is None:
+            return "not made yet"
+        if row.paused:
+            return "paused"
+        if row.status is DatabaseStatus.READY:
+            awake = self.explorer.state.application.policy.compute.suspend_timeout_s
+            now = self.explorer.state.managed.usage.clock()
+            return "connected" if last is not None and (now - last).total_seconds() < awake else "suspended"
+        return {"pending": "not made yet", "provisioning": "provisioning"}.get(str(row.status), str(row.status))
+
+    async def _last_use(self, place: Place) -> datetime | None:
+        audit, workspace_id = self.explorer.state.managed.audit, None
+        if place.scope is Scope.AGENT:
+            workspace_id = place.tenant.workspace_id
+        found = await audit.entries(self.session.user_id, workspace_id=workspace_id, scope=place.scope, limit=1)
+        return found[0].at if found else None
+
+    async def activity(
+        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int
+    ) -> list[AuditEntry]:
+        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen."""
+        bound, scope = self.session.tenant.workspace_id, None
+        if place is not None and place.scope is Scope.AGENT:
+            bound = place.tenant.workspace_id
+        elif place is not None:
+            scope = Scope.GLOBAL
+        audit = self.explorer.state.managed.audit
+        return await audit.entries(
+            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit
+        )
