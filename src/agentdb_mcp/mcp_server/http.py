@@ -36,15 +36,29 @@ _KEY = "agentdb_mcp.call"
 
 @dataclass(slots=True)
 class HttpCall:
-    """One request of a tenant; `principal` is whose sessions are whose. `gone` cancels what runs for it."""
+    """One request of a tenant; `principal` is whose sessions are whose. `gone` cancels what runs for it, or will."""
 
     operations: Operations
     principal: str
-    running: set[anyio.CancelScope] = field(default_factory=set)
+    _running: set[anyio.CancelScope] = field(default_factory=set)
+    _gone: bool = False
 
     def gone(self) -> None:
-        for scope in self.running:
+        self._gone = True
+        for scope in self._running:
             scope.cancel()
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Do something for it, as long as its client is there."""
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            if self._gone:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._running.discard(scope)
 
 
 class McpEndpoint:
@@ -127,12 +141,8 @@ def _of_request(context: ServerRequestContext[Any]) -> Iterator[Operations]:
     if not isinstance(request, Request):
         raise TypeError("a call without its request")
     call: HttpCall = request.scope[_KEY]
-    with anyio.CancelScope() as scope, acting_as(Origin("mcp", call.principal)):
-        call.running.add(scope)
-        try:
-            yield call.operations
-        finally:
-            call.running.discard(scope)
+    with call.run(), acting_as(Origin("mcp", call.principal)):
+        yield call.operations
 
 
 async def _no_body() -> Message:

@@ -66,7 +66,10 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
             for endpoint in serving.endpoints.values():
                 await stack.enter_async_context(endpoint.running())
             serving.background = await stack.enter_async_context(anyio.create_task_group())
-            yield
+            try:
+                yield
+            finally:  # also when one of them failed: this process should get no more requests
+                serving.stopping = True
             serving.background.cancel_scope.cancel()
 
     app = Api(

@@ -15,8 +15,12 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution import Sink
+from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Column
+
+log = get_logger(__name__)
 
 Format = Literal["csv", "json"]
 _MEDIA = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
@@ -70,7 +74,13 @@ class Export(Response):
                 started = True
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
-        await self._read(sink)
+        try:
+            await self._read(sink)
+        except AgentDBError as error:
+            if not started:
+                raise
+            log.warning("export cut off", code=error.code)  # by an end without an end: the client sees that it failed
+            return
         await send({"type": "http.response.body", "body": b"" if self._form == "csv" else b"\n]\n", "more_body": False})
 
 
