@@ -1,4 +1,4 @@
-"""One stack, one server and one Chromium for the folder."""
+"""One stack, one server and one Chromium a file: while Playwright runs, no other event loop does in its thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Framer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def framers() -> Iterator[tuple[str, str]]:
     """Origins of two other sites: the one that may embed, and one that may not."""
     servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Framer) for _ in range(2)]
@@ -45,7 +45,7 @@ def framers() -> Iterator[tuple[str, str]]:
         server.server_close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def explorer(framers: tuple[str, str]) -> Iterator[House]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
@@ -53,7 +53,7 @@ def explorer(framers: tuple[str, str]) -> Iterator[House]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
@@ -67,7 +67,7 @@ OpenPage = Callable[..., Page]
 Keep = Callable[[Page, str], None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def adas(browser: Browser, explorer: House) -> Iterator[BrowserContext]:
     """A browser in which ada is signed in, with what it keeps of the server's files."""
     context = browser.new_context()
