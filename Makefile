@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression screenshots bench-explorer clean
+.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -28,7 +28,7 @@ up: .venv/.synced
 # Compiled modules are kept, whatever the environment says: three processes and many of their children import the same.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.synced
-	@$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 lint: .venv/.synced
 	@$(RUN)ruff check .
@@ -82,7 +82,7 @@ neon-clients: .venv/.synced
 
 # Published versions of the TypeScript SDK, over HTTP in each way and over stdio; needs node and npm. A minute.
 mcp-clients: .venv/.synced
-	@$(RUN)pytest -m long tests/acceptance/mcp_http/test_typescript_clients.py
+	@$(RUN)pytest -m long tests/acceptance/mcp_http/test_typescript_clients.py tests/acceptance/mcp_http/test_going_away.py
 
 # MCP's official conformance suite, in both revisions, and its inspector; their Node comes from PyPI. Two minutes.
 conformance: .venv/.synced $(NODE)
@@ -104,6 +104,10 @@ rest-fuzz: .venv/.synced
 # {"sql": …} lines, else Postgres's own regression tests are fetched. AGENTDB_ATTACK_GATE=off: the walls alone.
 regression: .venv/.synced
 	@$(RUN)python tests/security/regression_runner.py
+
+# The explorer's pages in Debian's Chromium, with pictures in artefacts/browser: about two minutes.
+browser: .venv/.synced
+	@$(RUN)pytest -n 2 --dist loadfile -m "not long" tests/browser
 
 # The README's pictures of the explorer, in Debian's Chromium.
 screenshots: .venv/.synced

@@ -297,9 +297,11 @@ async def test_projects_that_no_row_wants_are_removed_and_those_of_others_stay(p
     assert [project.id for project in kept] == [other.id]
 
 
-async def test_the_database_of_an_archived_workspace_is_removed(place: Place) -> None:
+async def test_the_database_of_an_archived_workspace_is_removed_after_a_month(place: Place) -> None:
     assert await place.run("use") == "ready"
-    await place.control.execute("UPDATE workspace SET archived_at = now() WHERE id = $1", place.tenant.workspace_id)
+    await place.control.execute(
+        "UPDATE workspace SET archived_at = now() - interval '31 days' WHERE id = $1", place.tenant.workspace_id
+    )
     assert [str(finding.kind) for finding in await place.look()] == ["ownerless"]
     await place.reconcile()
     assert await place.status() == "deleted"

@@ -45,7 +45,7 @@ async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
     async with embedded_postgres() as postgres:
         await create_database(postgres.uri(), CONTROL_DATABASE)
         async with neon_emulator(postgres.uri().reveal(), behaviour=behaviour) as emulator:
-            yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)))
+            yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)), Secret(secrets.token_hex(32)))
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ class DatabaseStore:
             try:
                 await connection.execute(
                     f"INSERT INTO {table} ({columns}, project_name) VALUES ({values}, $2)"
-                    " ON CONFLICT (project_name) DO NOTHING",
+                    " ON CONFLICT DO NOTHING",  # of the name or of the owner, whichever is met first
                     *arguments,
                 )
                 if revive:

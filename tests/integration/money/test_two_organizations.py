@@ -27,7 +27,7 @@ async def stack(anyio_backend: str) -> AsyncIterator[LocalStack]:
         await create_database(postgres.uri(), CONTROL_DATABASE)
         behaviour = Behaviour(organizations=organizations)
         async with neon_emulator(postgres.uri().reveal(), control=True, behaviour=behaviour) as emulator:
-            yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)))
+            yield LocalStack(postgres, emulator, Secret(secrets.token_hex(32)), Secret(secrets.token_hex(32)))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from agentdb_mcp.web.answers import SyncResult
 from agentdb_mcp.web.usage_answers import History, UsageReport
 
 # `make rest-fuzz` asks for more, and for others.
-EXAMPLES = int(os.environ.get("AGENTDB_REST_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("AGENTDB_REST_EXAMPLES", "2"))
 SEED = int(os.environ.get("AGENTDB_REST_SEED", "20261101"))
 CHECKS = [
     checks.not_a_server_error,
