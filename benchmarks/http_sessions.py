@@ -1,6 +1,6 @@
 """Hundreds of MCP sessions at once against one `serve --http --sessions` process: every answer is checked.
 
-`make bench-http` opens 500 sessions of fifty users on the local stack, lists the tools once in each and calls
+`make bench-http` opens 500 sessions of twenty-five users on the local stack, lists the tools once in each and calls
 `execute_sql` twenty times, all sessions at the same time. It prints calls, errors, latencies as a client sees them, and
 the serving process's memory, with Postgres and the local Neon API in another.
 """
@@ -28,7 +28,8 @@ import psutil
 from agentdb_mcp.local_stack import local_stack
 
 MEGABYTE = 1_000_000
-SESSIONS_A_USER = 10
+# As many databases as a server keeps connections to, four each.
+SESSIONS_A_USER = 20
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 HELLO = {
     "protocolVersion": "2025-11-25",
