@@ -133,9 +133,9 @@ async def test_many_waiting_calls_of_one_database_do_not_hold_up_anothers_first(
         order.append(letter)
 
     async with held_up(pools, databases["a"]) as go_on, anyio.create_task_group() as group:
-        for letter in "a" * 64 + "b":
+        for letter in "a" * 64 + "b":  # they begin in this order
             group.start_soon(call, letter)
-            await anyio.wait_all_tasks_blocked()
+        await anyio.wait_all_tasks_blocked()
         await go_on()
     assert order.index("b") <= 1
     assert Counter(order) == {"a": 64, "b": 1}
