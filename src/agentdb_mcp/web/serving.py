@@ -93,6 +93,8 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
         ws_max_size=WS_MAX_BYTES,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
+        # Too soon, and a busy client's next request meets a connection that is just being closed.
+        timeout_keep_alive=max(5, int(state.patience_s)),
         timeout_graceful_shutdown=int(longest) + GRACE_S,
     )
     server = _Server(config)
