@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentdb_mcp.cli_running import Json, run
+from agentdb_mcp.cli_running import Json, day_option, run
 
 if TYPE_CHECKING:
     from agentdb_mcp.bootstrap import Application
@@ -26,10 +26,6 @@ audit = typer.Typer(help="The log of what callers did.", no_args_is_help=True)
 class Format(StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
-
-
-def _day(words: str) -> Any:  # noqa: ANN401  (typer's own)
-    return typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help=words)
 
 
 @audit.command("verify")
@@ -79,8 +75,10 @@ def _lines(verified: list[Verified]) -> Iterator[str]:
 @audit.command("export")
 def export(
     user_id: str,
-    since: Annotated[datetime | None, _day("From this day on (UTC); the oldest that is kept unless given.")] = None,
-    until: Annotated[datetime | None, _day("Up to this day (UTC); the newest unless given.")] = None,
+    since: Annotated[
+        datetime | None, day_option("From this day on (UTC); the oldest that is kept unless given.")
+    ] = None,
+    until: Annotated[datetime | None, day_option("Up to this day (UTC); the newest unless given.")] = None,
     form: Annotated[Format, typer.Option("--format", help="JSON objects in lines, or CSV.")] = Format.JSONL,
 ) -> None:
     """Write a user's entries to stdout, the oldest first."""

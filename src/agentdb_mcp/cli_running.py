@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
 import typer
+from typer.models import OptionInfo
 
 from agentdb_mcp.settings import Settings, load_settings
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def day_option(words: str) -> OptionInfo:
+    """An option that is a day."""
+    option: OptionInfo = typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help=words)
+    return option
 
 
 def settings_of_run(*, quiet: bool = False) -> Settings:

@@ -7,9 +7,8 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.models import OptionInfo
 
-from agentdb_mcp.cli_running import Json, print_answer, run
+from agentdb_mcp.cli_running import Json, day_option, print_answer, run
 
 if TYPE_CHECKING:
     from agentdb_mcp.bootstrap import Application
@@ -19,16 +18,11 @@ if TYPE_CHECKING:
 MAX_DAYS = 400
 
 
-def _day(words: str) -> OptionInfo:
-    option: OptionInfo = typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help=words)
-    return option
-
-
 def usage(
     user_id: str,
     days: Annotated[int | None, typer.Option(min=1, max=MAX_DAYS, help="By day: as many, up to today (UTC).")] = None,
-    since: Annotated[datetime | None, _day("By day: from this one on.")] = None,
-    until: Annotated[datetime | None, _day("By day: up to this one; today unless given.")] = None,
+    since: Annotated[datetime | None, day_option("By day: from this one on.")] = None,
+    until: Annotated[datetime | None, day_option("By day: up to this one; today unless given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a user's databases cost: in the current period, or day by day."""

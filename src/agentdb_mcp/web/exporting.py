@@ -42,13 +42,13 @@ class Export(Response):
         self._read = read
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        failed: list[Exception] = []
+        failed: list[AgentDBError] = []
         async with anyio.create_task_group() as group:
 
             async def send_all() -> None:
                 try:
                     await self._send_all(send)
-                except Exception as error:  # noqa: BLE001  (raised again below, outside of the group)
+                except AgentDBError as error:  # raised again below, outside of the group
                     failed.append(error)
                 group.cancel_scope.cancel()
 

@@ -166,9 +166,9 @@ def create_table_form(view: View, place: Place) -> None:
         for each in (name, schema):
             each.on_value_change(preview.refresh)
 
-        def add(**given: Any) -> None:  # noqa: ANN401
+        def add(*, name: str = "", type_: str = "text", identity: bool = False, key: bool = False) -> None:
             with rows:
-                columns.append(_ColumnInputs(preview.refresh, **given))
+                columns.append(_ColumnInputs(preview.refresh, name=name, type_=type_, identity=identity, key=key))
             preview.refresh()
 
         button("Add another column", add)

@@ -17,7 +17,7 @@ _BANNERS = {
     BudgetState.WARNING: ("The budget is nearly used up", "Statements that write will be refused once it is."),
     BudgetState.EXCEEDED: (
         "The budget is used up",
-        "Reading and deleting go on; writing starts again with the next period.",
+        "Reading and dropping tables go on; writing starts again with the next period.",
     ),
     BudgetState.PAUSED: ("The databases are paused", "The budget is used up; they start again with the next period."),
 }
