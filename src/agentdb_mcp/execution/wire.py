@@ -127,7 +127,7 @@ _ANY = 2**62
 
 async def _pass_on(
     connection: GuardedConnection,
-    statement: Any,  # noqa: ANN401  (asyncpg's)
+    statement: asyncpg_protocol.PreparedStatementState,
     arguments: list[str | None],
     columns: tuple[Column, ...],
     answer: _Answer,
@@ -167,7 +167,7 @@ def _check_text(sql: str) -> None:
         raise InvalidArgument("The SQL is not valid Unicode: it holds half of a surrogate pair.") from None
 
 
-async def _prepare(connection: asyncpg.Connection, sql: str) -> Any:  # noqa: ANN401
+async def _prepare(connection: asyncpg.Connection, sql: str) -> asyncpg_protocol.PreparedStatementState:
     protocol = connection._protocol
     statement = await protocol.prepare("", sql, None, record_class=asyncpg.Record)
     settings = protocol.get_settings()

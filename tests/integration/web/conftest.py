@@ -18,7 +18,7 @@ from agentdb_mcp.providers.neon.limiter import RateLimiter
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from platform_side import SERVICE_KEY, UNLIMITED, Platform, platform_on
+from platform_side import SERVICE_KEY, UNLIMITED, Owner, Platform, platform_on
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +60,14 @@ async def neon(stack: LocalStack) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=stack.emulator.control_url) as client:
         yield client
         await client.delete("/faults")
+
+
+@pytest.fixture(scope="module")
+async def owner(platform: Platform) -> Owner:
+    return await platform.register()
+
+
+@pytest.fixture(scope="module")
+async def explorer(platform: Platform, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
+    async with platform.holder(owner) as holding:
+        yield holding

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -11,17 +10,6 @@ import pytest
 from platform_side import Owner, Platform, client, error_of, fresh, in_ascii, platform_on
 
 LETTERS_65_BYTES = "é" * 32 + "x"
-
-
-@pytest.fixture(scope="module")
-async def owner(platform: Platform) -> Owner:
-    return await platform.register()
-
-
-@pytest.fixture(scope="module")
-async def explorer(platform: Platform, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
-    async with platform.holder(owner) as holding:
-        yield holding
 
 
 @pytest.fixture(params=["agent", "shared"])

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from platform_side import Owner, Platform, error_of
-
-
-@pytest.fixture(scope="module")
-async def owner(platform: Platform) -> Owner:
-    return await platform.register()
-
-
-@pytest.fixture(scope="module")
-async def explorer(platform: Platform, owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
-    async with platform.holder(owner) as holding:
-        yield holding
+from platform_side import Owner, error_of
 
 
 async def run(http: httpx.AsyncClient, owner: Owner, sql: str) -> None:
