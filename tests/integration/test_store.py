@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -318,3 +322,25 @@ async def test_a_transaction_that_is_cancelled_at_any_moment_leaves_nothing_behi
     assert halves == 0
     await control.close()
     assert "active transaction" not in caplog.text
+
+
+async def test_a_call_cancelled_at_any_moment_before_the_end_leaves_no_complaint(empty_database: Secret) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+
+    async def ask(control: ControlDatabase) -> None:
+        with contextlib.suppress(DatabaseUnavailable):
+            async with control.connection() as connection:
+                await connection.execute("SELECT 1")
+
+    for steps in range(60):
+        control = ControlDatabase(empty_database)
+        await ask(control)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, control)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+            await control.close()
+        gc.collect()
+    assert complaints == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -19,6 +19,7 @@ from agentdb_mcp.store import migrations
 log = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
+RELEASE_TIMEOUT_S = 2.0
 POOL_SIZE = 4
 # The second is what the driver raises for a connection that ends at the wrong moment.
 CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -50,7 +51,7 @@ class ControlDatabase:
         """A connection outside of any transaction. Raises DatabaseUnavailable, or Internal for what we did wrong."""
         try:
             pool = await self._open()
-            async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            async with _borrow(pool) as connection:
                 yield connection
         except AgentDBError:
             raise
@@ -150,7 +151,7 @@ class ControlDatabase:
                 await pool
                 try:
                     if self._migrate:
-                        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                        async with _borrow(pool) as connection:
                             await migrations.apply(connection)
                 except BaseException:
                     pool.terminate()
@@ -160,9 +161,23 @@ class ControlDatabase:
 
     async def close(self) -> None:
         if self._pool is not None:
-            with anyio.move_on_after(2):
+            with anyio.move_on_after(2, shield=True):
                 await self._pool.close()
             self._pool.terminate()
+
+
+@asynccontextmanager
+async def _borrow(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
+    """Gives the connection back uncancelled: the driver would go on behind us and complain of a pool that closes.
+
+    One that cannot be given back is lost to the pool, which opens another; what was done on it stands.
+    """
+    connection = await pool.acquire(timeout=CONNECT_TIMEOUT_S)
+    try:
+        yield connection
+    finally:
+        with anyio.CancelScope(shield=True), suppress(asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError):
+            await pool.release(connection, timeout=RELEASE_TIMEOUT_S)
 
 
 async def _connect(*where: object, **how: object) -> asyncpg.Connection:
