@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -51,6 +52,9 @@ from agentdb_mcp.store import (
     SimVariables,
     TokenStore,
 )
+
+if TYPE_CHECKING:
+    from agentdb_mcp.mcp_server.tools import Operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,13 @@ class Application:
     def tenant(self) -> Tenant:
         """The tenant of a stdio server."""
         return Tenant(self.settings.user_id, self.settings.workspace_id)
+
+    def operations(self, tenant: Tenant) -> Operations:
+        """What the tenant's tools may do."""
+        from agentdb_mcp.mcp_server.tools import Operations
+
+        usage = self.with_control.usage if self.with_control else None
+        return Operations(tenant, self.queries, usage, self.policy)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

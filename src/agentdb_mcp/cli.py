@@ -122,10 +122,8 @@ def serve(
 
         from agentdb_mcp.mcp_server.server import build_server
         from agentdb_mcp.mcp_server.stdio import serve_stdio
-        from agentdb_mcp.mcp_server.tools import Operations
 
-        usage = application.with_control.usage if application.with_control else None
-        operations = Operations(application.tenant, application.queries, usage, application.policy)
+        operations = application.operations(application.tenant)
         await serve_stdio(build_server(lambda _: nullcontext(operations), application.policy.limits, scope))
 
     run(work)

@@ -17,7 +17,6 @@ from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution import Statement, catalog
 from agentdb_mcp.mcp_server.server import call_tool
-from agentdb_mcp.mcp_server.tools import Operations
 from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.services import Queries
 from agentdb_mcp.settings import load_settings
@@ -131,7 +130,7 @@ async def test_somebody_elses_workspace_is_refused_and_noted_with_who_tried(agen
 
 
 async def test_tools_are_named(agent: Agent) -> None:
-    operations = Operations(agent.tenant, agent.queries, agent.application.managed().usage, agent.application.policy)
+    operations = agent.application.operations(agent.tenant)
     for tool, arguments in (
         ("execute_sql", {"sql": "SELECT 1"}),
         ("list_schemas", {}),

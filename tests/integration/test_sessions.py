@@ -52,6 +52,15 @@ async def test_a_transaction_takes_effect_as_a_whole_or_not_at_all(
     assert await rows(pools, agent_database, "SELECT * FROM t") == []
 
 
+async def test_a_call_that_is_not_kept_sees_its_own_changes_and_leaves_none(
+    pools: Pools, agent_database: DatabaseTarget
+) -> None:
+    tried = [Statement("CREATE TABLE tried (i int)"), Statement("INSERT INTO tried VALUES (1) RETURNING i")]
+    _, inserted = await pools.run(agent_database, Call(tried, LIMITS, read_only=False, keep=False))
+    assert inserted.rows == [[1]]
+    assert await rows(pools, agent_database, "SELECT to_regclass('tried')") == [[None]]
+
+
 @pytest.mark.parametrize(
     "sql",
     ["SET TRANSACTION READ WRITE", "SELECT set_config('transaction_read_only', 'off', true)", "CREATE TABLE x (i int)"],

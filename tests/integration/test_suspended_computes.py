@@ -18,15 +18,10 @@ from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution import Call, Pools, Statement
 from agentdb_mcp.local_stack import CONTROL_DATABASE, LocalStack
-from agentdb_mcp.mcp_server.arguments import (
-    Arguments,
-    ExecuteSql,
-    ExecuteTransaction,
-    GetObjectDetails,
-    ListObjects,
-    ListSchemas,
-)
-from agentdb_mcp.mcp_server.tools import TOOLS, Operations
+from agentdb_mcp.mcp_server.arguments import Arguments
+from agentdb_mcp.mcp_server.tools import TOOLS
+from agentdb_mcp.mcp_server.tools.objects import GetObjectDetails, ListObjects, ListSchemas
+from agentdb_mcp.mcp_server.tools.sql import ExecuteSql, ExecuteTransaction
 from agentdb_mcp.models import DatabaseTarget, Limits, Scope, Secret, Tenant
 from agentdb_mcp.neon_emulator import Behaviour, neon_emulator
 from agentdb_mcp.providers import project_name
@@ -167,7 +162,7 @@ RUNNING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AN
 
 
 async def test_the_tools_show_the_note_in_text_and_in_structured_content(sleeper: Sleeper) -> None:
-    do = Operations(sleeper.tenant, sleeper.application.queries, None, sleeper.application.policy)
+    do = sleeper.application.operations(sleeper.tenant)
     tools = {tool.name: tool for tool in TOOLS}
     given: dict[str, Arguments] = {
         "list_schemas": ListSchemas(),

@@ -57,15 +57,20 @@ class Call:
     """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
 
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
-    passed on as they come, of any number, and none are in the answer.
+    passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
     """
 
     statements: Sequence[Statement]
     limits: Limits
     read_only: bool = True
+    keep: bool = True
     catalog: bool = False
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
+
+    @property
+    def commits(self) -> bool:
+        return self.keep and not self.read_only
 
 
 class BrokenSession(Exception):
@@ -101,7 +106,7 @@ async def run_call(
                 results.append(await _run_statement(connection, statement, call, catalog))
         if running.cancelled_caught:
             raise BrokenSession(_ended(call, grace_s))
-        if not call.read_only:
+        if call.commits:
             await _commit(connection, call.limits.timeout_s, deadline, grace_s)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError, AgentDBError) as error:
         if connection.guard.exceeded:
@@ -112,7 +117,7 @@ async def run_call(
         if not await _reset(connection, "ROLLBACK; ", grace_s):
             raise BrokenSession(ours) from None
         raise ours from None
-    if not await _reset(connection, "ROLLBACK; " if call.read_only else "", grace_s):
+    if not await _reset(connection, "" if call.commits else "ROLLBACK; ", grace_s):
         connection.terminate()  # what the call did is done: this costs the session, not the answer
     return results
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,7 +10,6 @@ from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
 
-ObjectType = Literal["table", "view", "sequence", "extension"]
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 Name = Annotated[str, Field(min_length=1, max_length=63)]
@@ -31,42 +30,6 @@ class Arguments(BaseModel):
     """Unknown names and wrong types are refused, nothing is coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="")
-
-
-class ListSchemas(Arguments):
-    pass
-
-
-class ListObjects(Arguments):
-    schema_name: Name = Field(default="public", description="The schema to list.")
-    object_type: ObjectType = Field(default="table", description="What to list.")
-
-
-class GetObjectDetails(Arguments):
-    object_name: Name = Field(description="The object's name, as list_objects gives it.")
-    schema_name: Name = Field(default="public", description="The schema it is in.")
-    object_type: ObjectType = Field(default="table", description="What it is.")
-
-
-class ExecuteSql(Arguments):
-    sql: Sql
-    params: Params = Field(default=[])
-    max_rows: int | None = Field(default=None, ge=1, description="Rows to return at most; the rest is cut off.")
-
-
-class TransactionStatement(Arguments):
-    sql: Sql
-    params: Params = Field(default=[])
-
-
-class ExecuteTransaction(Arguments):
-    statements: list[TransactionStatement] = Field(
-        min_length=1, description="The statements, in order; all of them take effect or none."
-    )
-
-
-class GetBudget(Arguments):
-    pass
 
 
 DATABASE_ARGUMENT: dict[str, Any] = {

@@ -6,26 +6,27 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_STRING = {"type": "string"}
-_OPTIONAL_STRING = {"type": ["string", "null"]}
-_INTEGER = {"type": "integer"}
-_OPTIONAL_INTEGER = {"type": ["integer", "null"]}
-_BOOLEAN = {"type": "boolean"}
+STRING = {"type": "string"}
+OPTIONAL_STRING = {"type": ["string", "null"]}
+INTEGER = {"type": "integer"}
+OPTIONAL_INTEGER = {"type": ["integer", "null"]}
+BOOLEAN = {"type": "boolean"}
 _ERROR = {
     "type": "object",
     "properties": {
-        "code": _STRING,
-        "message": _STRING,
-        "hint": _OPTIONAL_STRING,
-        "sqlstate": _STRING,
-        "position": _INTEGER,
-        "retryable": _BOOLEAN,
+        "code": STRING,
+        "message": STRING,
+        "hint": OPTIONAL_STRING,
+        "sqlstate": STRING,
+        "position": INTEGER,
+        "retryable": BOOLEAN,
     },
     "required": ["code", "message", "retryable"],
 }
 
 
-def _answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
+def answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
+    """Of a tool: what every answer has, and what it may have."""
     return {
         "type": "object",
         "properties": {**properties, **(optional or {}), "error": _ERROR},
@@ -33,38 +34,39 @@ def _answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
     }
 
 
-def _objects(**properties: Schema) -> Schema:
+def objects(**properties: Schema) -> Schema:
+    """A list of objects."""
     return {"type": "array", "items": {"type": "object", "properties": properties}}
 
 
 _RESULT: Schema = {
-    "columns": _objects(name=_STRING, type=_STRING, encoding=_STRING),
+    "columns": objects(name=STRING, type=STRING, encoding=STRING),
     "rows": {"type": "array", "items": {"type": "array"}, "description": "Values in the order of columns."},
-    "row_count": _INTEGER,
-    "truncated": _BOOLEAN,
-    "command_tag": _STRING,
+    "row_count": INTEGER,
+    "truncated": BOOLEAN,
+    "command_tag": STRING,
     "duration_ms": {"type": "number"},
 }
 
-_NOTES: Schema = {"notes": {"type": "array", "items": _STRING}}
+NOTES: Schema = {"notes": {"type": "array", "items": STRING}}
 
-SCHEMAS = _answer(_NOTES, schemas=_objects(name=_STRING, owner_kind=_STRING))
-OBJECTS = _answer(
-    _NOTES,
-    objects=_objects(
-        name=_STRING, type=_STRING, rows=_OPTIONAL_INTEGER, size_bytes=_OPTIONAL_INTEGER, comment=_OPTIONAL_STRING
+SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
+OBJECTS = answer(
+    NOTES,
+    objects=objects(
+        name=STRING, type=STRING, rows=OPTIONAL_INTEGER, size_bytes=OPTIONAL_INTEGER, comment=OPTIONAL_STRING
     ),
 )
-DETAILS = _answer(_NOTES, name=_STRING, schema=_STRING, type=_STRING)
-RESULT = _answer(_NOTES, **_RESULT)
-RESULTS = _answer(_NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
-BUDGET = _answer(
-    managed=_BOOLEAN,
-    state=_STRING,
-    limit_cents=_OPTIONAL_INTEGER,
-    used_cents=_OPTIONAL_INTEGER,
-    remaining_cents=_OPTIONAL_INTEGER,
-    allowed={"type": "array", "items": _STRING},
-    committed_cents=_OPTIONAL_INTEGER,
-    databases=_objects(name=_STRING, scope=_STRING, cost_cents=_INTEGER, size_bytes=_INTEGER),
+DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
+RESULT = answer(NOTES, **_RESULT)
+RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+BUDGET = answer(
+    managed=BOOLEAN,
+    state=STRING,
+    limit_cents=OPTIONAL_INTEGER,
+    used_cents=OPTIONAL_INTEGER,
+    remaining_cents=OPTIONAL_INTEGER,
+    allowed={"type": "array", "items": STRING},
+    committed_cents=OPTIONAL_INTEGER,
+    databases=objects(name=STRING, scope=STRING, cost_cents=INTEGER, size_bytes=INTEGER),
 )

@@ -92,13 +92,23 @@ class Queries:
         *,
         max_rows: int | None = None,
         transaction: bool = False,
+        keep: bool = True,
     ) -> Answer:
-        """Run the statements in one transaction, all or nothing. Raises AgentDBError."""
+        """Run the statements in one transaction, all or nothing; without `keep` it is rolled back at its end.
+
+        Raises AgentDBError.
+        """
         with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
-            return await self._execute(tenant, scope, statements, max_rows, transaction)
+            return await self._execute(tenant, scope, statements, max_rows, transaction, keep)
 
     async def _execute(
-        self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], max_rows: int | None, transaction: bool
+        self,
+        tenant: Tenant,
+        scope: Scope,
+        statements: Sequence[Statement],
+        max_rows: int | None,
+        transaction: bool,
+        keep: bool,
     ) -> Answer:
         if len(statements) > (most := self._policy.limits.max_statements):
             raise InvalidArgument(
@@ -113,7 +123,7 @@ class Queries:
             if not decision.allowed:
                 raise _refusal(decision, allowance)
             allowance.check(facts)
-            call = Call(statements, allowance.shortened(limits, len(statements)), read_only=decision.read_only)
+            call = Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep)
             try:
                 results = await self._run(tenant, database, call)
             except SqlError as error:

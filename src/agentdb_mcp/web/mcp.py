@@ -13,8 +13,7 @@ from starlette.types import Scope as AsgiScope
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.mcp_server.http import Answers, HttpCall, McpEndpoint
-from agentdb_mcp.mcp_server.tools import Operations
-from agentdb_mcp.models import Scope, Tenant, TokenScope
+from agentdb_mcp.models import Scope, TokenScope
 from agentdb_mcp.web.auth import authenticator
 from agentdb_mcp.web.errors import error_response
 
@@ -25,12 +24,6 @@ def endpoints(application: Application, *, sessions: bool, answers: Answers) -> 
     """By path."""
     limits = application.policy.limits
     return {path: McpEndpoint(limits, scope, sessions=sessions, answers=answers) for path, scope in PATHS.items()}
-
-
-def operations_for(application: Application, tenant: Tenant) -> Operations:
-    """What the tenant's tools may do."""
-    usage = application.with_control.usage if application.with_control else None
-    return Operations(tenant, application.queries, usage, application.policy)
 
 
 def routes(application: Application, served: Mapping[str, McpEndpoint]) -> list[Route]:
@@ -51,5 +44,5 @@ class _Guarded:
         except AgentDBError as error:
             await error_response(request, error)(scope, receive, send)
             return
-        call = HttpCall(operations_for(self.application, token.tenant), principal=token.token_id)
+        call = HttpCall(self.application.operations(token.tenant), principal=token.token_id)
         await self.endpoint.handle(call, scope, receive, send)

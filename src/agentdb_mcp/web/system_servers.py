@@ -14,7 +14,6 @@ from agentdb_mcp.web.activity import acts
 from agentdb_mcp.web.answers import SystemServer, SystemServers, SystemTool, SystemTools, TextPart, ToolResult
 from agentdb_mcp.web.auth import Caller, no_such_workspace, service
 from agentdb_mcp.web.errors import responses
-from agentdb_mcp.web.mcp import operations_for
 from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import OfWorkspace, ToolCall
 from agentdb_mcp.web.state import State, state
@@ -67,7 +66,7 @@ async def execute_tool(given: ToolCall, caller: Service, serving: Serving, reque
         raise NotFound(f"There is no tool {given.tool_name!r}.", hint="GET /api/mcp/system-tools lists them.")
     scope = next(scope for scope, identifier in IDS.items() if identifier == given.server_id)
     acts(caller, request)
-    operations = operations_for(serving.application, Tenant(workspace.owner_id, workspace.id))
+    operations = serving.application.operations(Tenant(workspace.owner_id, workspace.id))
     result = await call_tool(operations, given.tool_name, given.arguments, scope)
     return ToolResult(
         content=[TextPart(type="text", text=part.text) for part in result.content if part.type == "text"],

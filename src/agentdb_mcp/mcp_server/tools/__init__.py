@@ -1,0 +1,10 @@
+"""The tools, a module for each group: arguments, what they do, how they are described."""
+
+from __future__ import annotations
+
+from agentdb_mcp.mcp_server.tools import budget, objects, sql
+from agentdb_mcp.mcp_server.tools.base import Operations, Tool
+
+__all__ = ["TOOLS", "Operations", "Tool"]
+
+TOOLS = (*objects.TOOLS, *sql.TOOLS, *budget.TOOLS)

@@ -1,0 +1,39 @@
+"""What a tool is, and what it may do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentdb_mcp.mcp_server.arguments import Arguments
+from agentdb_mcp.mcp_server.rendering import Rendered
+from agentdb_mcp.models import Scope, Tenant
+from agentdb_mcp.policy import Policy
+from agentdb_mcp.services import Queries, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What tools may do, for one tenant: services, never a client. `bootstrap.Application.operations` makes it."""
+
+    tenant: Tenant
+    queries: Queries
+    usage: Usage | None
+    policy: Policy
+
+
+Handler = Callable[[Operations, Scope, Any], Awaitable[Rendered]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    title: str
+    description: str
+    arguments: type[Arguments]
+    output_schema: dict[str, Any]
+    handler: Handler
+    read_only: bool = True
+    destructive: bool = False
+    idempotent: bool = True

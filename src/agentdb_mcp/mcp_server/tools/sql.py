@@ -1,0 +1,69 @@
+"""Tools that run the agent's own SQL."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from agentdb_mcp.execution import Statement
+from agentdb_mcp.mcp_server import rendering, schemas
+from agentdb_mcp.mcp_server.arguments import Arguments, Params, Sql
+from agentdb_mcp.mcp_server.rendering import Rendered
+from agentdb_mcp.mcp_server.tools.base import Operations, Tool
+from agentdb_mcp.models import Scope
+
+
+class ExecuteSql(Arguments):
+    sql: Sql
+    params: Params = Field(default=[])
+    max_rows: int | None = Field(default=None, ge=1, description="Rows to return at most; the rest is cut off.")
+
+
+class TransactionStatement(Arguments):
+    sql: Sql
+    params: Params = Field(default=[])
+
+
+class ExecuteTransaction(Arguments):
+    statements: list[TransactionStatement] = Field(
+        min_length=1, description="The statements, in order; all of them take effect or none."
+    )
+
+
+async def _execute_sql(do: Operations, scope: Scope, given: ExecuteSql) -> Rendered:
+    statements = [Statement(given.sql, given.params)]
+    answer = await do.queries.execute(do.tenant, scope, statements, max_rows=given.max_rows)
+    return rendering.result(answer.results[0], answer.budget_note, answer.notes)
+
+
+async def _execute_transaction(do: Operations, scope: Scope, given: ExecuteTransaction) -> Rendered:
+    statements = [Statement(item.sql, item.params) for item in given.statements]
+    answer = await do.queries.execute(do.tenant, scope, statements, transaction=True)
+    return rendering.results(answer.results, answer.budget_note, answer.notes)
+
+
+TOOLS = (
+    Tool(
+        "execute_sql",
+        "Run one SQL statement",
+        "Run one Postgres statement, such as SELECT, INSERT, UPDATE, DELETE, CREATE TABLE or ALTER TABLE, and get its"
+        " rows. It commits when it succeeds. Pass values through params as $1, $2, … instead of writing them into the"
+        " SQL. The database is yours: create what you need in schema public.",
+        ExecuteSql,
+        schemas.RESULT,
+        _execute_sql,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+    ),
+    Tool(
+        "execute_transaction",
+        "Run several SQL statements, all or nothing",
+        "Run statements in order in one transaction: if one fails, none takes effect. Do not write BEGIN or COMMIT.",
+        ExecuteTransaction,
+        schemas.RESULTS,
+        _execute_transaction,
+        read_only=False,
+        destructive=True,
+        idempotent=False,
+    ),
+)
