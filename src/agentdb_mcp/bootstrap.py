@@ -23,9 +23,11 @@ from agentdb_mcp.services import (
     Budgets,
     Clock,
     Databases,
+    HeldRows,
     Lifecycle,
     Metering,
     Owners,
+    Pages,
     Pausing,
     Provisioning,
     Queries,
@@ -96,6 +98,7 @@ class Application:
     settings: Settings
     policy: Policy
     queries: Queries
+    pages: Pages
     with_control: Managed | None = None
 
     @property
@@ -108,7 +111,7 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy)
+        return Operations(tenant, self.queries, usage, self.policy, self.pages)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -136,7 +139,7 @@ async def open_application(
         stack.push_async_callback(_shielded, pools.close)
         if settings.control_url is None:
             queries = Queries(policy, Databases(urls, cipher, None, pools.forget), pools, None)
-            yield Application(settings, policy, queries)
+            yield Application(settings, policy, queries, _pages(queries, policy))
             return
         register_secret(settings.control_url)
         control = ControlDatabase(settings.control_url, migrate=migrate)
@@ -166,7 +169,11 @@ async def open_application(
         resolver = Databases(urls, cipher, rows, pools.forget)
         managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
-        yield Application(settings, policy, queries, managed)
+        yield Application(settings, policy, queries, _pages(queries, policy), managed)
+
+
+def _pages(queries: Queries, policy: Policy) -> Pages:
+    return Pages(queries, HeldRows(policy.limits), policy.limits)
 
 
 def _statement_key(settings: Settings) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 _HOUR_US = 3_600_000_000
 
@@ -108,11 +108,17 @@ class BudgetState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may use: seconds of running, rows and bytes of answer."""
+    """What one call may use: seconds of running, rows and bytes of answer.
+
+    Beyond it, so many rows and bytes are read to be held, for `held_s` seconds at most where only that needs them.
+    """
 
     timeout_s: float
     max_rows: int
     max_bytes: int
+    held_rows: int = 0
+    held_bytes: int = 0
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +154,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Portion:
+    """So many rows, packed; `decode` makes values of what each holds, where that are not values yet."""
+
+    rows: int
+    data: bytes
+    decode: Callable[[list[Any]], list[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One statement's answer: rows of JSON values, cut at the limits.
 
-    `opening_s` is what the call waited for a connection, in its first answer.
+    `opening_s` is what the call waited for a connection, in its first answer. `beyond` are rows that follow where the
+    limits let some be held; with `ended` there are no others. `widest` are the characters of the largest row.
     """
 
     columns: tuple[Column, ...]
@@ -161,6 +177,9 @@ class Result:
     duration_ms: float
     bytes: int = 0
     opening_s: float = 0.0
+    beyond: tuple[Portion, ...] = ()
+    ended: bool = False
+    widest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,8 +304,47 @@ async def test_an_answer_is_cut_at_max_rows_and_tells_how_to_get_the_rest(agent:
     assert answer.rows == [[1], [2]]
     assert answer.fields["row_count"] == 2
     assert answer.fields["truncated"] is True
+    assert answer.fields["total_rows"] == 5
+    handle = answer.fields["next_handle"]
+    assert f"get_rows with handle {handle}" in answer.text
+    assert f"get_rows with handle {handle}" in answer.fields["more"]
+    middle = await agent.call("get_rows", handle=handle)
+    assert middle.rows == [[3], [4]]
+    last = await agent.call("get_rows", handle=middle.fields["next_handle"])
+    assert (last.rows, last.fields["truncated"], "next_handle" in last.fields) == ([[5]], False, False)
+    assert (await agent.call("get_rows", handle=handle, max_rows=3)).rows == [[3], [4], [5]]
+
+
+async def test_what_is_held_no_more_is_an_invalid_argument_that_says_what_to_do(agent: Serve) -> None:
+    handle = (await agent.sql("SELECT i FROM generate_series(1, 5) AS i", max_rows=2)).fields["next_handle"]
+    for wrong in ({"handle": "x" * 24 + ".2"}, {"handle": handle, "database": "global"}):
+        answer = await agent.call("get_rows", **wrong)
+        assert answer.code == "invalid_argument"
+        assert "Run it again" in answer.error["hint"]
+
+
+async def test_rows_past_what_is_held_are_asked_for_by_key(agent: Serve) -> None:
+    answer = await agent.sql("SELECT i FROM generate_series(1, 100000) AS i", max_rows=1)
+    while "next_handle" in answer.fields:
+        answer = await agent.call("get_rows", handle=answer.fields["next_handle"], max_rows=1000)
+    assert answer.fields["truncated"] is True
     assert "ORDER BY" in answer.text
-    assert any("ORDER BY" in value for value in answer.fields.values() if isinstance(value, str))
+    assert "ORDER BY" in answer.fields["more"]
+
+
+async def test_a_long_value_is_cut_and_its_rest_is_there(agent: Serve) -> None:
+    answer = await agent.sql(
+        "SELECT '\\xff'::bytea AS b, decode(repeat('ab', 30000), 'hex') AS raw, repeat('é', 20001) AS t"
+    )
+    assert answer.rows[0][0] == "/w=="
+    assert "\\xff" in answer.text
+    places = [(cut["row"], cut["column"], cut["length"]) for cut in answer.fields["cut"]]
+    assert places == [(0, "raw", 40000), (0, "t", 20001)]
+    assert answer.rows[0][2].startswith("é" * 20000 + "… [cut")
+    rest = await agent.call("get_rows", handle=answer.fields["cut"][1]["handle"])
+    assert rest.rows == [["é"]]
+    assert rest.fields["value"] == {"offset": 20000, "length": 20001}
+    assert "Characters 20,001 to 20,001 of 20,001." in rest.text
 
 
 @pytest.mark.parametrize("rows", [0, 4, 5])

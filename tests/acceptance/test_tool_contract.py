@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget"}
+READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget", "get_rows"}
 WRITERS = {"execute_sql", "execute_transaction"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
@@ -20,6 +20,7 @@ ARGUMENTS = {
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
+    "get_rows": {"database", "handle", "max_rows"},
 }
 
 
@@ -39,7 +40,7 @@ def parts(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(inner, f"{place}.{name}")
 
 
-async def test_the_six_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
+async def test_the_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
     assert set(agent.tools) >= READERS | WRITERS
     for tool in agent.tools.values():
         assert tool["title"]
@@ -84,6 +85,7 @@ async def test_required_arguments_are_those_without_which_a_call_has_no_meaning(
     assert required["execute_sql"] == {"sql"}
     assert required["execute_transaction"] == {"statements"}
     assert required["list_schemas"] == set()
+    assert required["get_rows"] == {"handle"}
     assert "object_name" in required["get_object_details"]
 
 
@@ -116,6 +118,8 @@ async def test_every_argument_is_described(agent: Serve) -> None:
         ("execute_sql", "sql", {"minLength", "maxLength"}),
         ("execute_sql", "params", {"maxItems"}),
         ("execute_sql", "max_rows", {"minimum", "maximum"}),
+        ("get_rows", "handle", {"minLength", "maxLength"}),
+        ("get_rows", "max_rows", {"minimum", "maximum"}),
         ("execute_transaction", "statements", {"minItems", "maxItems"}),
     ],
 )
@@ -175,6 +179,10 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("list_objects", {"schema_name": "x" * 64}, "schema_name"),
         ("get_object_details", {}, "object_name"),
         ("get_object_details", {"object_name": 1}, "object_name"),
+        ("get_rows", {}, "handle"),
+        ("get_rows", {"handle": ""}, "handle"),
+        ("get_rows", {"handle": "x" * 101}, "handle"),
+        ("get_rows", {"handle": "x", "max_rows": 0}, "max_rows"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
     ],
 )

@@ -137,13 +137,24 @@ async def test_tools_are_named(agent: Agent) -> None:
         ("get_object_details", {"object_name": "nowhere", "database": "global"}),
         ("get_budget", {}),
         ("execute_sql", {"sql": 1}),
+        ("get_rows", {"handle": "x.0"}),
     ):
         await call_tool(operations, tool, dict(arguments))
     assert [(entry.tool, entry.scope) for entry in await agent.entries()] == [
         ("execute_sql", "agent"),
         ("list_schemas", "agent"),
         ("get_object_details", "global"),
+        ("get_rows", "agent"),
     ]
+
+
+async def test_a_page_that_was_held_is_a_read_of_its_rows(agent: Agent) -> None:
+    page = await agent.application.pages.first(agent.tenant, Scope.AGENT, Statement("SELECT generate_series(1, 5)"), 2)
+    await agent.application.pages.next(agent.tenant, Scope.AGENT, page.next or "", 3)
+    with pytest.raises(AgentDBError):
+        await agent.application.pages.next(agent.tenant, Scope.AGENT, "x.0")
+    entries = [(entry.decision, entry.kinds, entry.rows, entry.code) for entry in await agent.entries()]
+    assert entries[1:] == [("allowed", ("read",), 3, None), ("refused", ("read",), None, "invalid_argument")]
 
 
 # --- over HTTP ------------------------------------------------------------------------------------------------------

@@ -343,6 +343,7 @@ ARGUMENTS = {
     "list_objects": {"schema_name": "public"},
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},
     "execute_sql": {"sql": HARM},
+    "get_rows": {"handle": "x.0"},
     "execute_transaction": {"statements": [{"sql": HARM}]},
     "get_budget": {},
 }

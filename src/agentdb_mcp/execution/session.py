@@ -176,13 +176,13 @@ async def _run_statement(
         connection,
         statement.sql,
         statement.params,
-        max_rows=call.limits.max_rows,
-        max_bytes=call.limits.max_bytes,
+        limits=call.limits,
         stop_early=call.read_only,
         catalog=catalog,
         sink=call.sink,
     )
-    if result.command_tag in TRANSACTION_TAGS or not connection.is_in_transaction():
+    in_transaction = connection.is_in_transaction() or connection.is_closed()
+    if result.command_tag in TRANSACTION_TAGS or not in_transaction:
         raise BrokenSession(
             StatementRefused(
                 "The statement began or ended a transaction of its own.",

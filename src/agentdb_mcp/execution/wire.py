@@ -9,20 +9,27 @@ own internal interface, hence the pin in pyproject.toml; tests/integration/test_
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import asyncpg
 from asyncpg.protocol import protocol as asyncpg_protocol
 
 from agentdb_mcp.errors import InvalidArgument, ResultTooLarge
+from agentdb_mcp.execution.beyond import Beyond
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
 from agentdb_mcp.execution.values import decoder, encode
-from agentdb_mcp.models import Column, Result
+from agentdb_mcp.models import Column, Limits, Result
 
 # Values that are fetched at a time: as Python objects they take ten times what Postgres sends, and are dropped past
 # the answer's limits.
 PORTION_CELLS = 20_000
+# Reading on past the page may receive so much at a time. Its portal has a name, because the message that sets its time
+# limit takes the unnamed one away. What does not listen to the limit is ended this much later.
+READ_ON_BYTES, READ_ON_PORTAL, READ_ON_GRACE_S = 5_000_000, "agentdb_page", 0.5
 _BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
 
 
@@ -34,38 +41,53 @@ SINK_BYTES, SINK_MAX_BYTES, SINK_FIRST_ROWS, SINK_MAX_ROWS = 1_000_000, 64_000_0
 
 
 class _Answer:
-    """Rows up to the limits, decoded as they come; `full` once one was left out."""
+    """Rows up to the limits, decoded as they come; `full` once one was left out, which `beyond` may take."""
 
     def __init__(self, infos: list[TypeInfo], catalog: dict[int, TypeInfo], max_rows: int, max_bytes: int) -> None:
         self.infos = infos
         self.rows: list[list[object]] = []
         self.size = 0
+        self.widest = 0
         self.fetched = 0
         self.full = False
-        self._decoders = [decoder(info, catalog) for info in infos]
+        self.decode = _row_decoder(infos, catalog)
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self.beyond: Beyond | None = None
 
     def add(self, records: Sequence[Any]) -> None:
         """Raises ResultTooLarge when not even one row fits."""
         self.fetched += len(records)
         for record in records:
-            if self.full or len(self.rows) >= self._max_rows:
-                self.full = True
-                return
             size = sum(len(text) for text in record if text is not None) + 4 * len(record)
-            if self.size + size > self._max_bytes:
-                if not self.rows:
-                    raise ResultTooLarge(
-                        f"One row is larger than the {self._max_bytes:,} bytes that an answer may have.",
-                        hint="Select fewer columns, or cut long values with left() or substring().",
-                    )
-                self.full = True
-                return
+            if not self._fits(size):
+                if self.beyond is None or not self.beyond.takes(size):
+                    return
+                self.beyond.add(tuple(record), size)
+                continue
             self.size += size
-            self.rows.append(
-                [text if text is None or not d else d(text) for text, d in zip(record, self._decoders, strict=True)]
-            )
+            self.widest = max(self.widest, size)
+            self.rows.append(self.decode(record))
+
+    def _fits(self, size: int) -> bool:
+        if self.full or len(self.rows) >= self._max_rows:
+            self.full = True
+        elif self.size + size > self._max_bytes:
+            if not self.rows:
+                raise ResultTooLarge(
+                    f"One row is larger than the {self._max_bytes:,} bytes that an answer may have.",
+                    hint="Select fewer columns, or cut long values with left() or substring().",
+                )
+            self.full = True
+        return not self.full
+
+
+def _row_decoder(
+    infos: Sequence[TypeInfo], catalog: dict[int, TypeInfo]
+) -> Callable[[Sequence[str | None]], list[object]]:
+    """Knows the types alone: what is held keeps it for as long."""
+    decoders = [decoder(info, catalog) for info in infos]
+    return lambda row: [text if text is None or not d else d(text) for text, d in zip(row, decoders, strict=True)]
 
 
 def speak_text(connection: asyncpg.Connection) -> None:
@@ -82,16 +104,15 @@ async def run(
     sql: str,
     params: Sequence[object],
     *,
-    max_rows: int,
-    max_bytes: int,
+    limits: Limits,
     stop_early: bool,
     catalog: dict[int, TypeInfo],
     sink: Sink | None = None,
 ) -> Result:
     """Prepare, bind and execute one text; rows past either limit are left out, or all of them given to the sink.
 
-    With `stop_early` Postgres stops making rows past the limit; without it the statement runs to its end, because
-    rows that were not made are also functions that did not run.
+    With `stop_early` Postgres stops making rows past the limit, and past those that are held beyond it; without it the
+    statement runs to its end, because rows that were not made are also functions that did not run.
 
     `catalog` remembers the types met in this database; `duration_ms` is the caller's to fill in.
     """
@@ -109,17 +130,54 @@ async def run(
     )
     if sink is not None:
         return await _pass_on(connection, statement, arguments, shown, _Answer(infos, catalog, _ANY, _ANY), sink)
-    portion = max(1, PORTION_CELLS // max(1, len(columns)))
+    portion, portal = max(1, PORTION_CELLS // max(1, len(columns))), ""
     if stop_early:
-        portion = min(portion, max_rows + 1)
-    answer = _Answer(infos, catalog, max_rows, max_bytes)
+        portion, portal = min(portion, limits.max_rows + 1), READ_ON_PORTAL if limits.held_rows else ""
+    answer = _Answer(infos, catalog, limits.max_rows, limits.max_bytes)
+    if limits.held_rows:
+        answer.beyond = Beyond(limits.held_rows, limits.held_bytes, limits.max_bytes, answer.decode)
     protocol = connection._protocol
-    rows, tag, complete = await protocol.bind_execute(statement, arguments, "", portion, True, None)
+    rows, tag, complete = await protocol.bind_execute(statement, arguments, portal, portion, True, None)
     answer.add(rows)
     while not complete and not (stop_early and answer.full):
-        rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
+        rows, tag, complete = await protocol.execute(statement, portal, portion, True, None)
         answer.add(rows)
-    return Result(shown, answer.rows, answer.full, _whole_tag(tag, answer.fetched), 0.0, answer.size)
+    if (beyond := answer.beyond) is None:
+        return Result(shown, answer.rows, answer.full, _whole_tag(tag, answer.fetched), 0.0, answer.size)
+    if not complete and not beyond.full:
+        tag, complete = await _read_on(connection, statement, answer, beyond, limits.held_s)
+    ended = complete and not beyond.full
+    tag_text, size = _whole_tag(tag, answer.fetched), answer.size + beyond.size
+    return Result(
+        shown, answer.rows, answer.full, tag_text, 0.0, size,
+        beyond=beyond.portions(), ended=ended, widest=answer.widest,
+    )  # fmt: skip
+
+
+async def _read_on(
+    connection: GuardedConnection,
+    statement: asyncpg_protocol.PreparedStatementState,
+    answer: _Answer,
+    beyond: Beyond,
+    seconds: float,
+) -> tuple[bytes | None, bool]:
+    """Rows past the page of a call that only reads, for so many seconds; (tag, whether that was all).
+
+    Nothing that goes wrong here takes the page away: it was complete before.
+    """
+    until = anyio.current_time() + seconds
+    with anyio.move_on_after(seconds + READ_ON_GRACE_S) as reading, suppress(asyncpg.PostgresError, *CONNECTION_ERRORS):
+        await connection.execute(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}")
+        while not beyond.full and anyio.current_time() < until:
+            connection.guard.begin(READ_ON_BYTES)
+            portion = beyond.next_rows(answer.fetched, answer.size + beyond.size)
+            rows, tag, complete = await connection._protocol.execute(statement, READ_ON_PORTAL, portion, True, None)
+            answer.add(rows)
+            if complete:
+                return tag, True
+    if reading.cancelled_caught:
+        connection.terminate()  # it does not listen: this costs the session, not the answer
+    return None, False
 
 
 _ANY = 2**62

@@ -16,6 +16,7 @@ Name = Annotated[str, Field(min_length=1, max_length=63)]
 Sql = Annotated[
     str, Field(min_length=1, description="One SQL statement of Postgres; $1, $2, … take their values from params.")
 ]
+Handle = Annotated[str, Field(min_length=1, max_length=100, description="next_handle, or a handle of cut.")]
 Params = Annotated[
     list[JsonValue],
     Field(

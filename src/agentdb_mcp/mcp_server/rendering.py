@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.models import BudgetReport, Result
+from agentdb_mcp.services import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,56 @@ def result(answer: Result, budget_note: str | None = None, notes: Sequence[str] 
     """Columns, rows and what to know about them."""
     fields, said = _remarks(budget_note, notes)
     return Rendered(result_fields(answer) | fields, "\n".join([_result_text(answer), *said]))
+
+
+def page(answer: Page, kept_s: float) -> Rendered:
+    """A page of rows, what is not whole in it, and how to get the rest."""
+    fields, said = _remarks(answer.budget_note, answer.notes)
+    names = [column.name for column in answer.result.columns]
+    shown = result_fields(answer.result)
+    if not answer.result.command_tag and not answer.result.duration_ms:  # nothing ran
+        del shown["command_tag"], shown["duration_ms"]
+    if answer.value:
+        start, length = answer.value
+        said.append(f"Characters {start + 1:,} to {start + answer.result.bytes:,} of {length:,}.")
+        shown["value"] = {"offset": start, "length": length}
+    if answer.total is not None:
+        shown["total_rows"] = answer.total
+    if answer.next:
+        shown |= {"next_handle": answer.next, "held_rows": answer.held}
+    if answer.result.truncated:
+        shown["more"] = _more(answer, kept_s)
+        said.append(shown["more"])
+    if answer.cut:
+        shown["cut"] = [
+            {"row": cut.row, "column": names[cut.column], "type": "text", "length": cut.length}
+            | ({"handle": cut.handle} if cut.handle else {})
+            for cut in answer.cut
+        ]
+        said += _cut_lines(answer)
+    places = {(cut.row, cut.column) for cut in answer.cut}
+    return Rendered(shown | fields, "\n".join([_result_text(answer.result, places), *said]))
+
+
+def _more(answer: Page, kept_s: float) -> str:
+    if not answer.next:
+        return _MORE
+    call = f"get_rows with handle {answer.next} gives the next, for {kept_s / 60:g} minutes."
+    if answer.value:
+        return f"The value goes on: {call}"
+    rows = f"{answer.held:,} more row{' is' if answer.held == 1 else 's are'} held: {call}"
+    return rows if answer.total is not None else f"{rows} There are more than these: {_KEYSET}"
+
+
+def _cut_lines(answer: Page) -> list[str]:
+    """By number: a column's name is somebody's text."""
+    lines = [
+        f"rows[{cut.row}][{cut.column}] is cut, of {cut.length:,} characters"
+        + (f": get_rows with handle {cut.handle} gives the rest." if cut.handle else f". {_SUBSTRING}")
+        for cut in answer.cut[:MAX_CUT_LINES]
+    ]
+    left = len(answer.cut) - len(lines)
+    return [*lines, f"{left} more values are cut; `cut` of the structured answer lists them."] if left else lines
 
 
 def results(answers: list[Result], budget_note: str | None = None, notes: Sequence[str] = ()) -> Rendered:
@@ -66,33 +117,39 @@ def result_fields(answer: Result) -> dict[str, Any]:
     return fields
 
 
-_MORE = (
-    "More rows exist. Ask for the next ones with ORDER BY on a key and a WHERE past the last key seen, or select fewer"
-    " columns, or aggregate."
+_KEYSET = (
+    "ask for them with ORDER BY on a key and a WHERE past the last key seen, or select fewer columns, or aggregate."
 )
+_MORE = f"More rows exist: {_KEYSET}"
+_SUBSTRING = "Read it in parts with substring(column, from, length)."
+MAX_CUT_LINES = 20
 
 
-def _result_text(answer: Result) -> str:
+def _result_text(answer: Result, cut: Collection[tuple[int, int]] | None = None) -> str:
+    """`cut` are places of values that are not whole, for a page; what it says of more rows comes after its rows."""
     if not answer.columns:
         return f"{answer.command_tag or 'OK'} ({answer.duration_ms:.0f} ms)"
     count = f"{len(answer.rows)} row{'' if len(answer.rows) == 1 else 's'}"
-    head = f"{count}{', truncated' if answer.truncated else ''} ({answer.duration_ms:.0f} ms)"
+    took = f" ({answer.duration_ms:.0f} ms)" if answer.duration_ms else ""
+    head = f"{count}{', truncated' if answer.truncated else ''}{took}"
     names = [column.name for column in answer.columns]
-    body = framed("\n".join([compact(names), *(compact(row) for row in _readable_rows(answer))]))
-    return f"{head}\n{body}" + (f"\n{_MORE}" if answer.truncated else "")
+    body = framed("\n".join([compact(names), *(compact(row) for row in _readable_rows(answer, cut or ()))]))
+    return f"{head}\n{body}" + (f"\n{_MORE}" if answer.truncated and cut is None else "")
 
 
-def _readable_rows(answer: Result) -> list[list[object]]:
+def _readable_rows(answer: Result, cut: Collection[tuple[int, int]]) -> list[list[object]]:
     """Rows with bytes as Postgres writes them, which is what a model writes back into SQL."""
     places = [index for index, column in enumerate(answer.columns) if column.type == "bytea"]
     if not places:
         return answer.rows
     return [
         [
-            "\\x" + base64.b64decode(value).hex() if index in places and isinstance(value, str) else value
+            "\\x" + base64.b64decode(value).hex()
+            if index in places and isinstance(value, str) and (number, index) not in cut
+            else value
             for index, value in enumerate(row)
         ]
-        for row in answer.rows
+        for number, row in enumerate(answer.rows)
     ]
 
 

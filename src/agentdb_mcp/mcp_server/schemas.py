@@ -48,6 +48,9 @@ _RESULT: Schema = {
     "duration_ms": {"type": "number"},
 }
 
+_ROWS = ("columns", "rows", "row_count", "truncated")
+_HELD: Schema = {"next_handle": STRING, "cut": {"type": "array"}}
+
 NOTES: Schema = {"notes": {"type": "array", "items": STRING}}
 
 SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
@@ -58,7 +61,8 @@ OBJECTS = answer(
     ),
 )
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
-RESULT = answer(NOTES, **_RESULT)
+RESULT = answer(NOTES | _HELD, **_RESULT)
+PAGE = answer(_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
 RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
 BUDGET = answer(
     managed=BOOLEAN,

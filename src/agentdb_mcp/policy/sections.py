@@ -140,6 +140,12 @@ class LimitRules(Section):
     export_timeout_s: Seconds
     max_rows: Positive
     max_bytes: Positive
+    max_value: Annotated[int, Field(ge=1000)]
+    held_rows: Annotated[int, Field(ge=0)]
+    held_row_bytes: Positive
+    held_bytes: Positive
+    held_bytes_per_user: Positive
+    held_s: Seconds
     max_sql_bytes: Positive
     max_nesting: Positive
     max_comment_openers: Annotated[int, Field(ge=0)]

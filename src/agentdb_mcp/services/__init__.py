@@ -4,9 +4,11 @@ from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.held_rows import HeldRows
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
 from agentdb_mcp.services.owners import Owners
+from agentdb_mcp.services.pages import Page, Pages
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
 from agentdb_mcp.services.queries import Answer, Queries
@@ -24,11 +26,14 @@ __all__ = [
     "Budgets",
     "Clock",
     "Databases",
+    "HeldRows",
     "IssuedToken",
     "Lifecycle",
     "Metering",
     "OpenDatabase",
     "Owners",
+    "Page",
+    "Pages",
     "Pausing",
     "Provisioning",
     "Queries",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import anyio.to_thread
@@ -46,15 +46,22 @@ FREEING = ("DROP ", "TRUNCATE ")
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 # A connection that took this long to open had a compute to wake.
 WAKING_S = 1.0
+# So many pages are held beyond the first, and a full page is read on past for so long, a smaller one for its share:
+# who asks for ten rows does not want thousands computed.
+PAGES_AHEAD, READ_ON_S, READ_ON_LEAST_S = 10, 0.25, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What each statement gave, a sentence on the budget from `warning` on, and others worth knowing."""
+    """What each statement gave, a sentence on the budget from `warning` on, and others worth knowing.
+
+    `database` is the key of the target that it came from.
+    """
 
     results: list[Result]
     budget_note: str | None = None
     notes: tuple[str, ...] = ()
+    database: str = ""
 
 
 class Queries:
@@ -93,20 +100,34 @@ class Queries:
         max_rows: int | None = None,
         transaction: bool = False,
         keep: bool = True,
+        hold: bool = False,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing; without `keep` it is rolled back at its end.
 
+        With `hold` an answer has also rows beyond the first `max_rows`, as many as policy lets a server hold.
         Raises AgentDBError.
         """
         with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
-            return await self._execute(tenant, scope, statements, max_rows, transaction, keep)
+            return await self._execute(tenant, scope, statements, self._limits(max_rows, hold=hold), transaction, keep)
+
+    @contextmanager
+    def call(self, tenant: Tenant, scope: Scope) -> Iterator[None]:
+        """A call that reads what an earlier one left: recorded and counted as any. Raises RateLimited."""
+        with recorded(self._recorder, tenant, scope, (), Kind.READ), self._throttle.call(tenant):
+            yield
+
+    async def key(self, tenant: Tenant, scope: Scope) -> str:
+        """The key of the target that the tenant's calls reach now. Raises AgentDBError."""
+        database = await self._databases.open(tenant, scope)
+        recording.reached(database.row_id)
+        return database.target.key
 
     async def _execute(
         self,
         tenant: Tenant,
         scope: Scope,
         statements: Sequence[Statement],
-        max_rows: int | None,
+        limits: Limits,
         transaction: bool,
         keep: bool,
     ) -> Answer:
@@ -117,7 +138,6 @@ class Queries:
             )
         facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
         database = await self._databases.open(tenant, scope)
-        limits = self._limits(max_rows)
         async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
             decision = self._decide(facts, database, allowance.state, transaction=transaction)
             if not decision.allowed:
@@ -133,7 +153,7 @@ class Queries:
                 if allowance.lowered:
                     error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
                 raise
-        return Answer(results, allowance.note, waking_notes(results))
+        return Answer(results, allowance.note, waking_notes(results), database.target.key)
 
     async def stream(self, tenant: Tenant, scope: Scope, statement: Statement, sink: Sink) -> None:
         """Run one statement read-only, and pass its rows on as they come, of any number. Raises AgentDBError.
@@ -266,14 +286,19 @@ class Queries:
         async with self._spending.admit(*counted, wanted_s) as allowance:
             yield allowance
 
-    def _limits(self, max_rows: int | None) -> Limits:
+    def _limits(self, max_rows: int | None, *, hold: bool = False) -> Limits:
         limits = self._policy.limits
         if max_rows is not None and not 1 <= max_rows <= limits.max_rows:
             raise InvalidArgument(
                 f"max_rows must be between 1 and {limits.max_rows} (got {max_rows}).",
                 hint="Use LIMIT and OFFSET, or a WHERE on the last key seen, for more.",
             )
-        return Limits(limits.timeout_s, max_rows or limits.max_rows, limits.max_bytes)
+        page = max_rows or limits.max_rows
+        if not hold:
+            return Limits(limits.timeout_s, page, limits.max_bytes)
+        held, seconds = min(limits.held_rows, PAGES_AHEAD * page), READ_ON_S * page / limits.max_rows
+        held_s = max(READ_ON_LEAST_S, seconds)
+        return Limits(limits.timeout_s, page, limits.max_bytes, held, limits.held_row_bytes, held_s)
 
 
 def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:

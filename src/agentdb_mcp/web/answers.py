@@ -194,7 +194,7 @@ class SystemServers(BaseModel):
                     "scope": "agent",
                     "transport": "streamable-http",
                     "url": "https://databases.example.com/mcp/agent",
-                    "toolCount": 6,
+                    "toolCount": 7,
                 }
             ]
         }

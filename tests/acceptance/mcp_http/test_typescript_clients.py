@@ -35,10 +35,11 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         "invalid_argument",
     ),
     "execute_sql": (
-        {"sql": "SELECT name FROM people WHERE id = $1", "params": [1]},
+        {"sql": "SELECT name FROM people, generate_series(1, 2) WHERE id = $1", "params": [1], "max_rows": 1},
         {"sql": "SELECT nothing FROM people"},
         "sql_error",
     ),
+    "get_rows": ({"handle": "the last handle"}, {"handle": "x.1"}, "invalid_argument"),
     "list_schemas": ({}, {"surprise": 1}, "invalid_argument"),
     "list_objects": ({"schema_name": "public"}, {"schema_name": "public", "object_type": "poem"}, "invalid_argument"),
     "get_object_details": (

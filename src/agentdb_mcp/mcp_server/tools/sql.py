@@ -6,7 +6,7 @@ from pydantic import Field
 
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.mcp_server import rendering, schemas
-from agentdb_mcp.mcp_server.arguments import Arguments, Params, Sql
+from agentdb_mcp.mcp_server.arguments import Arguments, Handle, Params, Sql
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
@@ -15,7 +15,12 @@ from agentdb_mcp.models import Scope
 class ExecuteSql(Arguments):
     sql: Sql
     params: Params = Field(default=[])
-    max_rows: int | None = Field(default=None, ge=1, description="Rows to return at most; the rest is cut off.")
+    max_rows: int | None = Field(default=None, ge=1, description="Rows of one page; get_rows gives the next.")
+
+
+class GetRows(Arguments):
+    handle: Handle
+    max_rows: int | None = Field(default=None, ge=1, description="Rows of this page.")
 
 
 class TransactionStatement(Arguments):
@@ -30,9 +35,14 @@ class ExecuteTransaction(Arguments):
 
 
 async def _execute_sql(do: Operations, scope: Scope, given: ExecuteSql) -> Rendered:
-    statements = [Statement(given.sql, given.params)]
-    answer = await do.queries.execute(do.tenant, scope, statements, max_rows=given.max_rows)
-    return rendering.result(answer.results[0], answer.budget_note, answer.notes)
+    return rendering.page(
+        await do.pages.first(do.tenant, scope, Statement(given.sql, given.params), given.max_rows),
+        do.policy.limits.held_s,
+    )
+
+
+async def _get_rows(do: Operations, scope: Scope, given: GetRows) -> Rendered:
+    return rendering.page(await do.pages.next(do.tenant, scope, given.handle, given.max_rows), do.policy.limits.held_s)
 
 
 async def _execute_transaction(do: Operations, scope: Scope, given: ExecuteTransaction) -> Rendered:
@@ -54,6 +64,14 @@ TOOLS = (
         read_only=False,
         destructive=True,
         idempotent=False,
+    ),
+    Tool(
+        "get_rows",
+        "Get the next rows of an answer",
+        "The next rows of an answer, or the rest of a long value, by its handle; nothing runs again.",
+        GetRows,
+        schemas.PAGE,
+        _get_rows,
     ),
     Tool(
         "execute_transaction",

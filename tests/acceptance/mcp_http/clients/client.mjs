@@ -28,9 +28,13 @@ client.onerror = (error) => problems.push(String(error));
 await client.connect(transport);
 const { tools } = await client.listTools();
 const answers = [];
+let handle; // of the last answer that had one: what a call has "the last handle" for
 for (const [name, given] of calls) {
   try {
-    answers.push(await client.callTool({ name, arguments: given }));
+    const args = given.handle === "the last handle" ? { ...given, handle } : given;
+    const answer = await client.callTool({ name, arguments: args });
+    handle = answer.structuredContent?.next_handle ?? handle;
+    answers.push(answer);
   } catch (error) {
     answers.push({ thrown: error.message, code: error.code });
   }
