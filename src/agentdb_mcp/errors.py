@@ -19,6 +19,7 @@ AgentDBError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -49,7 +50,7 @@ class AgentDBError(Exception):
         return self.message
 
     def as_dict(self) -> dict[str, object]:
-        """`{code, message, hint, sqlstate?, position?, retryable}`, as tools and REST answer it."""
+        """`{code, message, hint, sqlstate?, position?, context?, retryable}`, as tools and REST answer it."""
         fields: dict[str, object] = {
             "code": self.code,
             "message": self.message,
@@ -89,11 +90,33 @@ class ProvisioningFailed(AgentDBError):
     code = "provisioning_failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Postgres's error in its parts, all of them somebody's text; `statement` is which of the call's it was."""
+
+    message: str
+    context: str = ""
+    schema: str | None = None
+    table: str | None = None
+    column: str | None = None
+    type_name: str | None = None
+    constraint: str | None = None
+    statement: int = 0
+
+
 class SqlError(AgentDBError):
-    """Postgres refused or failed the statement; the message is its own, and may be an agent's."""
+    """Postgres refused or failed the statement; the message is its own, and may be an agent's.
+
+    So is `context`: lines on the place in the text, and what the catalog knows of the names.
+    """
 
     code = "sql_error"
     untrusted = True
+    diagnosis: Diagnosis | None = None
+    context: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        return super().as_dict() | ({"context": self.context} if self.context else {})
 
 
 class StatementTimeout(AgentDBError):

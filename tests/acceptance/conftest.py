@@ -35,7 +35,7 @@ ERROR_CODES = {
     "not_allowed",
     "internal",
 }
-ERROR_FIELDS = {"code", "message", "hint", "sqlstate", "position", "retryable"}
+ERROR_FIELDS = {"code", "message", "hint", "sqlstate", "position", "context", "retryable"}
 ANSWER_TIMEOUT_S = 30
 END_TIMEOUT_S = 3  # the promise is one second; machines differ
 PROTOCOL = "2025-06-18"
@@ -185,6 +185,7 @@ def check_error(answer: Answer) -> None:
         assert error["sqlstate"] in text
     if "position" in error:
         assert str(error["position"]) in text
+    assert error.get("context", "") in text
     assert "Traceback" not in text
 
 

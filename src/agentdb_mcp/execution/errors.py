@@ -6,7 +6,15 @@ import ssl
 
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, Internal, NotAllowed, SqlError, StatementTimeout
+from agentdb_mcp.errors import (
+    AgentDBError,
+    DatabaseUnavailable,
+    Diagnosis,
+    Internal,
+    NotAllowed,
+    SqlError,
+    StatementTimeout,
+)
 
 MAX_MESSAGE = 2000
 
@@ -71,12 +79,29 @@ def statement_error(error: BaseException) -> AgentDBError:
     message = _cut(error.args[0] if error.args else "Postgres refused the statement")
     detail = getattr(error, "detail", None)
     parts = [message, _cut(detail) if detail else "", _cut(getattr(error, "hint", None) or "")]
-    return SqlError(
+    ours = SqlError(
         ". ".join(part.rstrip(".") for part in parts if part),
         hint=_HINTS.get(sqlstate) or _HINTS.get(sqlstate[:2]) or "Change the statement and run it again.",
         sqlstate=sqlstate,
         position=_position(error),
         retryable=sqlstate in {"40001", "40P01", "55P03"},
+    )
+    ours.diagnosis = _diagnosis(error, message)
+    return ours
+
+
+def _diagnosis(error: BaseException, message: str) -> Diagnosis:
+    def part(name: str) -> str | None:
+        return getattr(error, name, None) or None
+
+    return Diagnosis(
+        message,
+        _cut(part("context") or ""),
+        schema=part("schema_name"),
+        table=part("table_name"),
+        column=part("column_name"),
+        type_name=part("data_type_name"),
+        constraint=part("constraint_name"),
     )
 
 

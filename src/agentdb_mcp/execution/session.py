@@ -19,6 +19,7 @@ from agentdb_mcp.errors import (
     AgentDBError,
     DatabaseUnavailable,
     ResultTooLarge,
+    SqlError,
     StatementRefused,
     StatementTimeout,
 )
@@ -113,13 +114,19 @@ async def run_call(
             raise BrokenSession(_too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
         if len(call.statements) > 1:
-            ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
+            _name_statement(ours, len(results), len(call.statements))
         if not await _reset(connection, "ROLLBACK; ", grace_s):
             raise BrokenSession(ours) from None
         raise ours from None
     if not await _reset(connection, "" if call.commits else "ROLLBACK; ", grace_s):
         connection.terminate()  # what the call did is done: this costs the session, not the answer
     return results
+
+
+def _name_statement(error: AgentDBError, index: int, count: int) -> None:
+    error.message = f"Statement {index + 1} of {count}: {error.message}"
+    if isinstance(error, SqlError) and error.diagnosis:
+        error.diagnosis = replace(error.diagnosis, statement=index)
 
 
 async def _begin(connection: GuardedConnection, call: Call, *, sealed: bool) -> None:

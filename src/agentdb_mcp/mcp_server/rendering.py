@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
-from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.errors import AgentDBError, SqlError
 from agentdb_mcp.models import BudgetReport, Result
 from agentdb_mcp.services import Page
 
@@ -216,7 +216,9 @@ def unmanaged_budget() -> Rendered:
 
 def error(failure: AgentDBError) -> Rendered:
     """One sentence on what was wrong, where, and what to do next; many clients show this text alone."""
-    parts = [f"Postgres answered: {framed(failure.message, ' ')}" if failure.untrusted else _sentence(failure.message)]
+    context = failure.context if isinstance(failure, SqlError) else None
+    answered = framed(f"{failure.message}\n{context}") if context else framed(failure.message, " ")
+    parts = [f"Postgres answered: {answered}" if failure.untrusted else _sentence(failure.message)]
     if failure.sqlstate:
         place = f", at character {failure.position}" if failure.position else ""
         parts.append(f"(SQLSTATE {failure.sqlstate}{place})")

@@ -19,6 +19,7 @@ _ERROR = {
         "hint": OPTIONAL_STRING,
         "sqlstate": STRING,
         "position": INTEGER,
+        "context": STRING,
         "retryable": BOOLEAN,
     },
     "required": ["code", "message", "retryable"],

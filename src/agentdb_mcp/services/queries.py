@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import anyio.to_thread
 
@@ -33,14 +34,18 @@ from agentdb_mcp.models import (
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.origin import current_origin
 from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
+from agentdb_mcp.services.teaching import READ_S, teach
 from agentdb_mcp.services.throttle import Throttle
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
 READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
+# Whose mistakes are explained by the catalog: people in the explorer see it beside their statement.
+TAUGHT = frozenset({"mcp", "rest"})
 # Command tags after which a database is smaller.
 FREEING = ("DROP ", "TRUNCATE ")
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
@@ -145,10 +150,11 @@ class Queries:
             allowance.check(facts)
             call = Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep)
             try:
-                results = await self._run(tenant, database, call)
+                results = await self._attempt(tenant, database, call, facts, allowance)
             except SqlError as error:
-                may_write = self._may_write(database, allowance.state)
-                results = await self._once_more(tenant, database, call, facts, error, may_write)
+                if current_origin().source in TAUGHT:
+                    await teach(error, statements, facts, partial(self._look_up, tenant, database, allowance))
+                raise
             except StatementTimeout as error:
                 if allowance.lowered:
                     error.hint = f"It may run no longer than the budget pays for. {allowance.until}"
@@ -199,6 +205,22 @@ class Queries:
         if transaction:
             return gate.decide_transaction(facts, policy=self._policy, mode=mode, budget=state)
         return gate.decide(facts[0], policy=self._policy, mode=mode, budget=state)
+
+    async def _attempt(
+        self, tenant: Tenant, database: OpenDatabase, call: Call, facts: list[StatementFacts], allowance: Allowance
+    ) -> list[Result]:
+        try:
+            return await self._run(tenant, database, call)
+        except SqlError as error:
+            may_write = self._may_write(database, allowance.state)
+            return await self._once_more(tenant, database, call, facts, error, may_write)
+
+    async def _look_up(
+        self, tenant: Tenant, database: OpenDatabase, allowance: Allowance, statement: Statement
+    ) -> Result:
+        """A catalog read for the sake of an error."""
+        limits = allowance.shortened(replace(self._limits(None), timeout_s=READ_S), 1)
+        return (await self._run(tenant, database, Call([statement], limits, catalog=True)))[0]
 
     async def _once_more(
         self,

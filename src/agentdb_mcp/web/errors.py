@@ -1,4 +1,4 @@
-"""One error shape for every route: `{"error": {code, message, hint?, sqlstate?, position?, retryable, request_id}}`."""
+"""One error shape for every route, as `ErrorDetail` below."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class ErrorDetail(BaseModel):
     retryable: bool = False
     sqlstate: str | None = None
     position: int | None = None
+    context: str | None = None
     request_id: str
 
 
