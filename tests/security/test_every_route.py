@@ -344,6 +344,8 @@ ARGUMENTS = {
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},
     "execute_sql": {"sql": HARM},
     "execute_transaction": {"statements": [{"sql": HARM}]},
+    "get_top_queries": {"sort_by": "total_time"},
+    "analyze_db_health": {"health_type": "all"},
     "get_budget": {},
 }
 

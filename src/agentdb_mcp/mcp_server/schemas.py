@@ -11,6 +11,7 @@ OPTIONAL_STRING = {"type": ["string", "null"]}
 INTEGER = {"type": "integer"}
 OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
+ARRAY = {"type": "array"}
 _ERROR = {
     "type": "object",
     "properties": {
@@ -60,6 +61,8 @@ OBJECTS = answer(
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES, **_RESULT)
 RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+TOP_QUERIES = answer(queries=objects(query=STRING))
+HEALTH = answer(findings=objects(severity=STRING), figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(
     managed=BOOLEAN,
     state=STRING,
