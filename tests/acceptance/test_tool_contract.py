@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
 READERS = {
+    "get_schema",
     "list_schemas",
     "list_objects",
     "get_object_details",
@@ -22,6 +23,7 @@ READERS = {
 WRITERS = {"execute_sql", "execute_transaction"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
+    "get_schema": {"database", "tables"},
     "list_schemas": {"database"},
     "list_objects": {"database", "schema_name", "object_type"},
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
@@ -178,6 +180,8 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("execute_transaction", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
         ("execute_transaction", {"statements": [{"sql": "SELECT 1", "max_rows": 1}]}, "max_rows"),
         ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
+        ("get_schema", {"tables": "orders"}, "tables"),
+        ("get_schema", {"tables": ["x"] * 51}, "tables"),
         ("list_schemas", {"schema_name": "public"}, "schema_name"),
         ("list_objects", {"object_type": "index"}, "object_type"),
         ("list_objects", {"schema_name": ""}, "schema_name"),

@@ -372,4 +372,4 @@ def test_the_gate_lets_the_agent_run_every_statement_that_mends(name: str) -> No
 def test_what_is_somebody_elses_has_no_sql() -> None:
     for finding in everything("public.theirs", mine=False):
         assert finding.sql == ()
-        assert finding.why.endswith("Only its owner may.")
+        assert finding.why.endswith("Only its owner may mend it.")

@@ -67,7 +67,11 @@ def sorted_findings(findings: Sequence[Finding]) -> list[Finding]:
 
 def owners_only(finding: Finding, mine: bool) -> Finding:
     """Without its SQL where the object is somebody else's, who alone may run it."""
-    return finding if mine or not finding.sql else replace(finding, why=f"{finding.why} Only its owner may.", sql=())
+    return (
+        finding
+        if mine or not finding.sql
+        else replace(finding, why=f"{finding.why} Only its owner may mend it.", sql=())
+    )
 
 
 def space(size: int, cents: Cents) -> str:
