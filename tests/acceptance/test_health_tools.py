@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from jsonschema import Draft202012Validator
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
@@ -84,3 +88,19 @@ async def test_a_wrong_argument_is_answered_with_what_would_be_right(
     answer = await busy.call(tool, **arguments)
     assert answer.code == "invalid_argument"
     assert next(iter(arguments)) in answer.error["message"]
+
+
+async def test_the_official_client_takes_their_answers(busy: Serve, tenant: Callable[..., dict[str, str]]) -> None:
+    environ = tenant("health-user", "health-workspace")
+    command = StdioServerParameters(command=sys.executable, args=["-m", "agentdb_mcp", "serve"], env=environ)
+    async with Client(stdio_client(command)) as client:
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        for name, good, bad in (
+            ("get_top_queries", {"sort_by": "mean_time", "limit": 3}, {"limit": "three"}),
+            ("analyze_db_health", {"health_type": "growth"}, {"health_type": "growing"}),
+        ):
+            for arguments, fails in ((good, False), (bad, True)):
+                answer = await client.call_tool(name, arguments)
+                assert answer.is_error is fails
+                Draft202012Validator(listed[name].output_schema).validate(answer.structured_content)
+                assert ("error" in answer.structured_content) is fails

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,13 @@ from agentdb_mcp.advice.health import Finding, ForeignKey, Index, Sequence, Seve
 from agentdb_mcp.advice.health.findings import bytes_text
 from agentdb_mcp.advice.health.indexes import covers, duplicates, ideal_bytes, supports
 from agentdb_mcp.advice.health.tables import usage
+from agentdb_mcp.errors import NotAllowed
 from agentdb_mcp.models import AccessMode, BudgetState
 from agentdb_mcp.policy import default_path, load_policy
+from agentdb_mcp.services import Health
 
 LIMITS = Thresholds()
+NO_QUERIES: Any = None
 ODD = 'public."Odd ""table"" — with; spaces"'
 
 
@@ -304,6 +308,32 @@ def test_storage_is_told_of_where_it_takes_much_of_the_budget(
 ) -> None:
     found = health.judge_growth(10**9, month, budget, LIMITS)
     assert [each.severity for each in found] == ([severity] if severity else [])
+
+
+# --- where there are no statistics of statements --------------------------------------------------------------------
+
+THERE = {"schema": "public", "version": "1.12", "loaded": True, "available": True, "usable": True}
+
+
+@pytest.mark.parametrize(
+    ("differs", "allowed", "hint"),
+    [
+        ({"loaded": False}, True, "shared_preload_libraries"),
+        ({"available": False, "schema": None}, True, "shared_preload_libraries"),
+        ({"schema": None}, False, "or the database's owner runs: CREATE EXTENSION pg_stat_statements;"),
+        ({"schema": None}, True, "Run it with execute_sql: CREATE EXTENSION pg_stat_statements;"),
+        ({"version": "1.7"}, False, "ALTER EXTENSION pg_stat_statements UPDATE;"),
+        ({"schema": 'a"b', "usable": False}, False, 'GRANT USAGE ON SCHEMA "a""b"'),
+    ],
+)
+def test_a_hint_says_what_is_to_be_run_and_by_whom(differs: dict[str, object], allowed: bool, hint: str) -> None:
+    policy = load_policy(default_path())
+    extensions = policy.extensions.model_copy(update={"allow": {"pg_stat_statements"} if allowed else set()})
+    policy = policy.model_copy(update={"extensions": extensions})
+    with pytest.raises(NotAllowed) as missing:
+        Health(NO_QUERIES, policy)._statements_schema(**(THERE | differs))
+    assert hint in (missing.value.hint or "")
+    assert Health(NO_QUERIES, policy)._statements_schema(**THERE) == "public"
 
 
 # --- findings -------------------------------------------------------------------------------------------------------

@@ -109,7 +109,11 @@ class Health:
         if schema is None:
             missing = f"The extension {EXTENSION} is not installed in this database."
             by_agent = EXTENSION in self.policy.extensions.allow
-            who = "Run it with execute_sql:" if by_agent else "The database's owner runs:"
+            who = (
+                "Run it with execute_sql:"
+                if by_agent
+                else "The operator adds it to the policy's [extensions] allow, or the database's owner runs:"
+            )
             raise NotAllowed(missing, hint=f"{who} CREATE EXTENSION {EXTENSION};")
         if tuple(int(part) for part in str(version).split(".")) < OLDEST_VERSION:
             hint = f"Its owner runs: ALTER EXTENSION {EXTENSION} UPDATE;"
