@@ -36,7 +36,9 @@ class AnalyzeDbHealth(Arguments):
 async def _get_top_queries(do: Operations, scope: Scope, given: GetTopQueries) -> Rendered:
     result = await do.health.top_queries(do.tenant, scope, given.sort_by, given.limit, MOST_CHARS)
     rows = rendering.as_objects(result)
-    return rendering.listing("queries", rows, empty="No query was counted yet.", notes=waking_notes([result]))
+    return rendering.listing(
+        "queries", rows, empty="No query was counted since the server started.", notes=waking_notes([result])
+    )
 
 
 async def _analyze_db_health(do: Operations, scope: Scope, given: AnalyzeDbHealth) -> Rendered:
