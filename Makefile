@@ -48,7 +48,7 @@ bench: .venv/.synced
 PEERS_PYTHON ?= python3.13
 bench-peers: .venv/.synced
 	@$(UV) venv --quiet --allow-existing --python $(PEERS_PYTHON) .bench
-	@$(UV) pip install --quiet --python .bench/bin/python postgres-mcp
+	@$(UV) pip install --quiet --python .bench/bin/python postgres-mcp 'mcp<2'
 	@if command -v npm > /dev/null; then \
 		npm install --silent --no-fund --no-audit --prefix .bench @modelcontextprotocol/server-postgres @bytebase/dbhub; fi
 
