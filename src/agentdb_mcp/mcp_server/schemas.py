@@ -12,16 +12,10 @@ INTEGER = {"type": "integer"}
 OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
 ARRAY = {"type": "array"}
+# Each tool says it again, so what an error may have besides (hint, sqlstate, position) is left to the documentation.
 _ERROR = {
     "type": "object",
-    "properties": {
-        "code": STRING,
-        "message": STRING,
-        "hint": OPTIONAL_STRING,
-        "sqlstate": STRING,
-        "position": INTEGER,
-        "retryable": BOOLEAN,
-    },
+    "properties": {"code": STRING, "message": STRING, "retryable": BOOLEAN},
     "required": ["code", "message", "retryable"],
 }
 
