@@ -23,7 +23,9 @@ from agentdb_mcp.services import (
     Budgets,
     Clock,
     Databases,
+    Health,
     HeldRows,
+    Keys,
     Lifecycle,
     Metering,
     Owners,
@@ -47,6 +49,7 @@ from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import (
     AuditStore,
     BudgetStore,
+    ConnectionStrings,
     ControlDatabase,
     DatabaseStore,
     IdentityStore,
@@ -71,6 +74,7 @@ class Managed:
     lifecycle: Lifecycle
     tokens: Tokens
     audit: Audit
+    keys: Keys
     provider: Provider | None
     policy: Policy
 
@@ -111,7 +115,8 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy, self.pages)
+        health = Health(self.queries, self.policy, usage)
+        return Operations(tenant, self.queries, usage, self.policy, self.pages, health)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -166,8 +171,9 @@ async def open_application(
         )
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
+        keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
+        managed = Managed(control, usage, lifecycle, tokens, audit, keys, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
         yield Application(settings, policy, queries, _pages(queries, policy), managed)
 

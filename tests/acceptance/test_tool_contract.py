@@ -11,16 +11,28 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget", "get_rows"}
+READERS = {
+    "get_schema",
+    "list_schemas",
+    "list_objects",
+    "get_object_details",
+    "get_top_queries",
+    "analyze_db_health",
+    "get_budget",
+    "get_rows",
+}
 WRITERS = {"execute_sql", "execute_transaction"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
+    "get_schema": {"database", "tables"},
     "list_schemas": {"database"},
     "list_objects": {"database", "schema_name", "object_type"},
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
     "get_rows": {"database", "handle", "max_rows"},
+    "get_top_queries": {"database", "sort_by", "limit"},
+    "analyze_db_health": {"database", "health_type"},
 }
 
 
@@ -173,6 +185,8 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("execute_transaction", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
         ("execute_transaction", {"statements": [{"sql": "SELECT 1", "max_rows": 1}]}, "max_rows"),
         ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
+        ("get_schema", {"tables": "orders"}, "tables"),
+        ("get_schema", {"tables": ["x"] * 51}, "tables"),
         ("list_schemas", {"schema_name": "public"}, "schema_name"),
         ("list_objects", {"object_type": "index"}, "object_type"),
         ("list_objects", {"schema_name": ""}, "schema_name"),
@@ -183,6 +197,13 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("get_rows", {"handle": ""}, "handle"),
         ("get_rows", {"handle": "x" * 101}, "handle"),
         ("get_rows", {"handle": "x", "max_rows": 0}, "max_rows"),
+        ("get_top_queries", {"sort_by": "rows"}, "sort_by"),
+        ("get_top_queries", {"limit": 0}, "limit"),
+        ("get_top_queries", {"limit": 101}, "limit"),
+        ("get_top_queries", {"limit": "10"}, "limit"),
+        ("analyze_db_health", {"health_type": "index,vacuum"}, "health_type"),
+        ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
+        ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
     ],
 )

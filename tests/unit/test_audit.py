@@ -219,6 +219,7 @@ GIVEN: dict[str, Any] = {
     "statement": Statement("SELECT 1"),
     "statements": [Statement("SELECT 1")],
     "sink": lambda columns, rows: None,
+    "find": lambda: ("key", None),
 }
 CALLS = [name for name, _ in inspect.getmembers(Queries, inspect.isfunction) if not name.startswith("_")]
 

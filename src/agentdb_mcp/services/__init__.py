@@ -4,7 +4,9 @@ from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.held_rows import HeldRows
+from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
 from agentdb_mcp.services.owners import Owners
@@ -26,8 +28,11 @@ __all__ = [
     "Budgets",
     "Clock",
     "Databases",
+    "Health",
     "HeldRows",
     "IssuedToken",
+    "Keys",
+    "KeysReport",
     "Lifecycle",
     "Metering",
     "OpenDatabase",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Column, Portion, Scope, Tenant
 from agentdb_mcp.policy import LimitRules
 
@@ -38,6 +39,15 @@ class Held:
     def size(self) -> int:
         names = sum(4 * len(column.name) + 200 for column in self.columns)
         return OVERHEAD_BYTES + names + sum(PORTION_OVERHEAD_BYTES + len(each.data) for each in self.portions)
+
+
+def nothing_held(held_s: float) -> InvalidArgument:
+    """For a handle that is unknown, expired, another process's or another tenant's: who asks is not told which."""
+    return InvalidArgument(
+        "Nothing is held for this handle.",
+        hint=f"Rows are held for {held_s:g} s, in the server's memory, for whoever ran the statement. Run it again, or ask"
+        " for what follows with ORDER BY on a key and a WHERE past the last key seen.",
+    )
 
 
 @dataclass(slots=True)

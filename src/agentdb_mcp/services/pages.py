@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.execution import Statement, pack, unpack
 from agentdb_mcp.models import Column, Result, Scope, Tenant
 from agentdb_mcp.policy import LimitRules
 from agentdb_mcp.services import recording
-from agentdb_mcp.services.held_rows import Held, HeldRows
+from agentdb_mcp.services.held_rows import Held, HeldRows, nothing_held
 from agentdb_mcp.services.long_values import cut_rows, text_of
 from agentdb_mcp.services.queries import Answer, Queries
 
@@ -88,22 +89,24 @@ class Pages:
         """What an earlier page's handle leads to. Raises AgentDBError."""
         if max_rows is not None and not 1 <= max_rows <= self._limits.max_rows:
             raise InvalidArgument(f"max_rows must be between 1 and {self._limits.max_rows} (got {max_rows}).")
-        with self._queries.call(tenant, scope):
-            found = _HANDLE.fullmatch(handle)
-            held = self._held.get(tenant, scope, found[1]) if found else None
-            if found is None or held is None or held.database != await self._queries.key(tenant, scope):
-                raise self._unknown()
-            token, row = found[1], int(found[2])
-            if found[3] is None:
-                page = self._rows(held, token, row, max_rows or held.page_rows)
-            else:
-                page = self._value(held, token, row, int(found[3]), int(found[4]))
-            recording.gave([page.result])
-            return page
+        return await self._queries.recall(tenant, scope, partial(self._find, tenant, scope, handle, max_rows))
+
+    def _find(self, tenant: Tenant, scope: Scope, handle: str, max_rows: int | None) -> tuple[str, Page]:
+        found = _HANDLE.fullmatch(handle)
+        held = self._held.get(tenant, scope, found[1]) if found else None
+        if found is None or held is None:
+            raise nothing_held(self._limits.held_s)
+        token, row = found[1], int(found[2])
+        if found[3] is None:
+            page = self._rows(held, token, row, max_rows or held.page_rows)
+        else:
+            page = self._value(held, token, row, int(found[3]), int(found[4]))
+        recording.gave([page.result])
+        return held.database, page
 
     def _rows(self, held: Held, token: str, start: int, max_rows: int) -> Page:
         if not held.first <= start < held.end:
-            raise self._unknown()
+            raise nothing_held(self._limits.held_s)
         rows: list[list[object]] = []
         sizes: list[int] = []
         room, at = self._limits.max_bytes, held.first
@@ -142,10 +145,10 @@ class Pages:
                 break
             at += portion.rows
         else:
-            raise self._unknown()
+            raise nothing_held(self._limits.held_s)
         part = text[offset : offset + self._limits.max_value]
         if not part:
-            raise self._unknown()
+            raise nothing_held(self._limits.held_s)
         more = offset + len(part) < len(text)
         columns = (Column(held.columns[column].name, "text"),)
         return Page(
@@ -159,11 +162,4 @@ class Pages:
         return tuple(
             Cut(row, column, length, f"{token}.{start + row}.{column}.{at}" if token else None)
             for row, column, length in cuts
-        )
-
-    def _unknown(self) -> InvalidArgument:
-        return InvalidArgument(
-            "Nothing is held for this handle.",
-            hint=f"Rows are held for {self._limits.held_s:g} s, in the server's memory, for whoever ran the statement."
-            " Run it again, or ask for what follows with ORDER BY on a key and a WHERE past the last key seen.",
         )

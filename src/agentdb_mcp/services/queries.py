@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import anyio.to_thread
 
@@ -34,11 +35,14 @@ from agentdb_mcp.models import (
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.held_rows import nothing_held
 from agentdb_mcp.services.origin import current_origin
 from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.teaching import READ_S, teach
 from agentdb_mcp.services.throttle import Throttle
+
+Found = TypeVar("Found")
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
@@ -115,17 +119,18 @@ class Queries:
         with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
             return await self._execute(tenant, scope, statements, self._limits(max_rows, hold=hold), transaction, keep)
 
-    @contextmanager
-    def call(self, tenant: Tenant, scope: Scope) -> Iterator[None]:
-        """A call that reads what an earlier one left: recorded and counted as any. Raises RateLimited."""
-        with recorded(self._recorder, tenant, scope, (), Kind.READ), self._throttle.call(tenant):
-            yield
+    async def recall(self, tenant: Tenant, scope: Scope, find: Callable[[], tuple[str, Found]]) -> Found:
+        """What an earlier call left, as `find` gives it with the key of the database that it is of; it runs nothing.
 
-    async def key(self, tenant: Tenant, scope: Scope) -> str:
-        """The key of the target that the tenant's calls reach now. Raises AgentDBError."""
-        database = await self._databases.open(tenant, scope)
-        recording.reached(database.row_id)
-        return database.target.key
+        A call like any other: recorded, counted, and for who may reach that database now. Raises AgentDBError.
+        """
+        with recorded(self._recorder, tenant, scope, (), Kind.READ), self._throttle.call(tenant):
+            key, found = find()
+            database = await self._databases.open(tenant, scope)
+            recording.reached(database.row_id)
+            if database.target.key != key:
+                raise nothing_held(self._policy.limits.held_s)
+            return found
 
     async def _execute(
         self,
@@ -187,6 +192,12 @@ class Queries:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
         with recorded(self._recorder, tenant, scope, statements, Kind.READ), self._throttle.call(tenant):
             return await self._catalog(tenant, scope, statements)
+
+    async def terms(self, tenant: Tenant, scope: Scope) -> tuple[AccessMode, str | None]:
+        """The database's own access mode, and who pays for it: nobody where it is not metered. Raises AgentDBError."""
+        database = await self._databases.open(tenant, scope)
+        counted = metered(database) if self._spending is not None else None
+        return database.access_mode, counted[0] if counted else None
 
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)

@@ -10,7 +10,7 @@ from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
-from agentdb_mcp.services import Pages, Queries, Usage
+from agentdb_mcp.services import Health, Pages, Queries, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Operations:
     usage: Usage | None
     policy: Policy
     pages: Pages
+    health: Health
 
 
 Handler = Callable[[Operations, Scope, Any], Awaitable[Rendered]]
