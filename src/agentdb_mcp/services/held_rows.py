@@ -45,8 +45,8 @@ def nothing_held(held_s: float) -> InvalidArgument:
     """For a handle that is unknown, expired, another process's or another tenant's: who asks is not told which."""
     return InvalidArgument(
         "Nothing is held for this handle.",
-        hint=f"Rows are held for {held_s:g} s, in the server's memory, for whoever ran the statement. Run it again, or ask"
-        " for what follows with ORDER BY on a key and a WHERE past the last key seen.",
+        hint=f"Rows are held for {held_s:g} s, in the server's memory, for whoever ran the statement. Run it again, or"
+        " ask for what follows with ORDER BY on a key and a WHERE past the last key seen.",
     )
 
 
