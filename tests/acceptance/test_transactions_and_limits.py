@@ -58,6 +58,18 @@ async def test_a_constraint_checked_at_the_end_undoes_the_whole(agent: Serve) ->
     assert (await agent.sql("SELECT count(*) FROM late")).rows == [[0]]
 
 
+async def test_a_long_value_in_a_transaction_is_cut_and_its_rest_is_there(agent: Serve) -> None:
+    answer = await transaction(agent, "SELECT 1", "SELECT repeat('x', 20003) AS long", "SELECT generate_series(1, 2000)")
+    one, cut, many = answer.fields["results"]
+    assert "cut" not in one
+    assert cut["rows"][0][0].endswith("… [cut: 20,000 of 20,003 characters]")
+    rest = await agent.call("get_rows", handle=cut["cut"][0]["handle"])
+    assert rest.rows == [["xxx"]]
+    assert many["truncated"]
+    assert "next_handle" not in many
+    assert "ORDER BY" in many["more"]
+
+
 @pytest.mark.parametrize("word", ["COMMIT", "ROLLBACK", "BEGIN", "END", "COMMIT AND CHAIN", "ABORT"])
 async def test_a_transaction_cannot_be_ended_from_inside(agent: Serve, word: str) -> None:
     answer = await transaction(agent, "CREATE TABLE kept (id int)", word, "SELECT 1 / 0")

@@ -143,7 +143,8 @@ async def run(
         rows, tag, complete = await protocol.execute(statement, portal, portion, True, None)
         answer.add(rows)
     if (beyond := answer.beyond) is None:
-        return Result(shown, answer.rows, answer.full, _whole_tag(tag, answer.fetched), 0.0, answer.size)
+        tag_text, size = _whole_tag(tag, answer.fetched), answer.size
+        return Result(shown, answer.rows, answer.full, tag_text, 0.0, size, widest=answer.widest)
     if not complete and not beyond.full:
         tag, complete = await _read_on(connection, statement, answer, beyond, limits.held_s)
     ended = complete and not beyond.full

@@ -36,15 +36,28 @@ def result(answer: Result, budget_note: str | None = None, notes: Sequence[str] 
 def page(answer: Page, kept_s: float) -> Rendered:
     """A page of rows, what is not whole in it, and how to get the rest."""
     fields, said = _remarks(answer.budget_note, answer.notes)
+    shown, text = _page(answer, kept_s)
+    return Rendered(shown | fields, "\n".join([text, *said]))
+
+
+def pages(answers: list[Page], kept_s: float) -> Rendered:
+    """Each statement's page, in order."""
+    fields, said = _remarks(answers[-1].budget_note, answers[-1].notes)
+    shown = [_page(answer, kept_s) for answer in answers]
+    texts = [f"{number}. {text}" for number, (_, text) in enumerate(shown, 1)]
+    return Rendered({"results": [each for each, _ in shown]} | fields, "\n".join([*texts, *said]))
+
+
+def _page(answer: Page, kept_s: float) -> tuple[dict[str, Any], str]:
     names = [column.name for column in answer.result.columns]
-    shown = result_fields(answer.result)
+    shown, said = result_fields(answer.result), list[str]()
     if not answer.result.command_tag and not answer.result.duration_ms:  # nothing ran
         del shown["command_tag"], shown["duration_ms"]
     if answer.value:
         start, length = answer.value
         said.append(f"Characters {start + 1:,} to {start + answer.result.bytes:,} of {length:,}.")
         shown["value"] = {"offset": start, "length": length}
-    if answer.total is not None:
+    if answer.total is not None and answer.total != len(answer.result.rows):
         shown["total_rows"] = answer.total
     if answer.next:
         shown |= {"next_handle": answer.next, "held_rows": answer.held}
@@ -59,7 +72,7 @@ def page(answer: Page, kept_s: float) -> Rendered:
         ]
         said += _cut_lines(answer)
     places = {(cut.row, cut.column) for cut in answer.cut}
-    return Rendered(shown | fields, "\n".join([_result_text(answer.result, places), *said]))
+    return shown, "\n".join([_result_text(answer.result, places), *said])
 
 
 def _more(answer: Page, kept_s: float) -> str:

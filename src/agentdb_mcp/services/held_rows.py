@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Column, Portion, Scope, Tenant
@@ -57,6 +57,14 @@ class _Entry:
     until: float
 
 
+@dataclass(slots=True)
+class _OfUser:
+    """Tokens, the oldest first."""
+
+    tokens: dict[str, None] = field(default_factory=dict)
+    size: int = 0
+
+
 class HeldRows:
     """Results by token, which is what a caller has to know beside being who it was."""
 
@@ -64,7 +72,7 @@ class HeldRows:
         self._limits = limits
         self._clock = clock
         self._entries: dict[str, _Entry] = {}  # oldest first
-        self._of_user: dict[str | None, dict[str, int]] = {}  # tokens and sizes, oldest first
+        self._of_user: dict[str | None, _OfUser] = {}
         self.size = 0
 
     def put(self, held: Held) -> str | None:
@@ -74,13 +82,15 @@ class HeldRows:
             return None
         self._expire()
         user = held.tenant.user_id
-        while sum(self._of_user.get(user, {}).values()) + size > self._limits.held_bytes_per_user:
-            self._drop(next(iter(self._of_user[user])))
+        while (own := self._of_user.get(user)) and own.size + size > self._limits.held_bytes_per_user:
+            self._drop(next(iter(own.tokens)))
         while self.size + size > self._limits.held_bytes:
             self._drop(next(iter(self._entries)))
         token = secrets.token_urlsafe(18)
         self._entries[token] = _Entry(held, size, self._clock() + self._limits.held_s)
-        self._of_user.setdefault(user, {})[token] = size
+        own = self._of_user.setdefault(user, _OfUser())
+        own.tokens[token] = None
+        own.size += size
         self.size += size
         return token
 
@@ -100,8 +110,9 @@ class HeldRows:
     def _drop(self, token: str) -> None:
         entry = self._entries.pop(token)
         user = entry.held.tenant.user_id
-        of_user = self._of_user[user]
-        del of_user[token]
-        if not of_user:
+        own = self._of_user[user]
+        del own.tokens[token]
+        own.size -= entry.size
+        if not own.tokens:
             del self._of_user[user]
         self.size -= entry.size

@@ -8,6 +8,7 @@ away: whoever lost an answer asks again.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -61,11 +62,19 @@ class Pages:
     async def first(self, tenant: Tenant, scope: Scope, statement: Statement, max_rows: int | None = None) -> Page:
         """Run the statement; its first page. Raises AgentDBError."""
         answer = await self._queries.execute(tenant, scope, [statement], max_rows=max_rows, hold=True)
-        page = self._first(tenant, scope, answer, max_rows or self._limits.max_rows)
-        return replace(page, budget_note=answer.budget_note, notes=answer.notes)
+        return self._pages(tenant, scope, answer, max_rows or self._limits.max_rows)[0]
 
-    def _first(self, tenant: Tenant, scope: Scope, answer: Answer, page_rows: int) -> Page:
-        result = answer.results[0]
+    async def transaction(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Page]:
+        """Run the statements, all or nothing; each one's rows, of which none are held but long values' rest."""
+        answer = await self._queries.execute(tenant, scope, statements, transaction=True)
+        return self._pages(tenant, scope, answer, self._limits.max_rows)
+
+    def _pages(self, tenant: Tenant, scope: Scope, answer: Answer, page_rows: int) -> list[Page]:
+        """The last one has what the answer says beside its rows."""
+        *pages, last = [self._page(tenant, scope, answer.database, result, page_rows) for result in answer.results]
+        return [*pages, replace(last, budget_note=answer.budget_note, notes=answer.notes)]
+
+    def _page(self, tenant: Tenant, scope: Scope, key: str, result: Result, page_rows: int) -> Page:
         rows, cuts = cut_rows(result.rows, self._limits.max_value, [result.widest] * len(result.rows))
         beyond, total = result.beyond, None
         follow = sum(portion.rows for portion in beyond)
@@ -73,7 +82,7 @@ class Pages:
         if beyond or (cuts and self._limits.held_rows):
             first = cuts[0][0] if cuts else len(rows)
             own = (pack(result.rows[first:]),) if cuts else ()
-            parts, key = (*own, *beyond), answer.database
+            parts = (*own, *beyond)
             token = self._held.put(Held(tenant, scope, key, result.columns, parts, first, result.ended, page_rows))
         if result.ended or not result.truncated:
             total = len(rows) + follow

@@ -47,8 +47,7 @@ async def _get_rows(do: Operations, scope: Scope, given: GetRows) -> Rendered:
 
 async def _execute_transaction(do: Operations, scope: Scope, given: ExecuteTransaction) -> Rendered:
     statements = [Statement(item.sql, item.params) for item in given.statements]
-    answer = await do.queries.execute(do.tenant, scope, statements, transaction=True)
-    return rendering.results(answer.results, answer.budget_note, answer.notes)
+    return rendering.pages(await do.pages.transaction(do.tenant, scope, statements), do.policy.limits.held_s)
 
 
 TOOLS = (
