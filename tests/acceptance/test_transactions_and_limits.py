@@ -59,7 +59,8 @@ async def test_a_constraint_checked_at_the_end_undoes_the_whole(agent: Serve) ->
 
 
 async def test_a_long_value_in_a_transaction_is_cut_and_its_rest_is_there(agent: Serve) -> None:
-    answer = await transaction(agent, "SELECT 1", "SELECT repeat('x', 20003) AS long", "SELECT generate_series(1, 2000)")
+    texts = ("SELECT 1", "SELECT repeat('x', 20003) AS long", "SELECT generate_series(1, 2000)")
+    answer = await transaction(agent, *texts)
     one, cut, many = answer.fields["results"]
     assert "cut" not in one
     assert cut["rows"][0][0].endswith("… [cut: 20,000 of 20,003 characters]")
