@@ -22,6 +22,7 @@ from agentdb_mcp.services import (
     Audit,
     Budgets,
     Clock,
+    Copying,
     Databases,
     Lifecycle,
     Metering,
@@ -108,7 +109,7 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy)
+        return Operations(tenant, self.queries, usage, self.policy, Copying(self.queries.calls))
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
