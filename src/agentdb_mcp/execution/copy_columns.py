@@ -34,10 +34,14 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """A column that rows can go to; `type` is SQL. `own_numbers`: a sequence gives its values where nobody does."""
+    """A column that rows can go to; `sql` is its type in a statement, `type` what people call it.
+
+    `own_numbers`: a sequence gives its values where nobody does.
+    """
 
     name: str
     type: str
+    sql: str = ""
     generated: bool = False
     always_identity: bool = False
     own_numbers: bool = False
@@ -143,7 +147,7 @@ def columns_to_make(
     made, notes = list[TargetColumn](), list[str]()
     for column, found in zip(source, types, strict=True):
         if found is not None:
-            made.append(TargetColumn(column.name, found + "[]" * column.array))
+            made.append(TargetColumn(column.name, column.type, found + "[]" * column.array))
             continue
         if column.extension is not None:
             raise InvalidArgument(
@@ -152,7 +156,7 @@ def columns_to_make(
                 hint=f"Run CREATE EXTENSION {column.extension} there first, or cast the column to text in the query.",
             )
         text = "text[]" if column.array else "text"
-        made.append(TargetColumn(column.name, f"pg_catalog.{text}"))
+        made.append(TargetColumn(column.name, text, f"pg_catalog.{text}"))
         notes.append(
             f"Column {column.name!r} became {text}: no column in the {scope} database can be of the type {column.type}."
         )
@@ -187,7 +191,7 @@ def columns_to_fill(
 
 def _target_column(row: Sequence[object]) -> TargetColumn:
     _, name, sql_type, generated, always_identity, own_numbers = row
-    return TargetColumn(str(name), str(sql_type), bool(generated), bool(always_identity), bool(own_numbers))
+    return TargetColumn(str(name), str(sql_type), "", bool(generated), bool(always_identity), bool(own_numbers))
 
 
 def _check_fillable(name: str, there: dict[str, TargetColumn], shown: str, scope: Scope) -> None:

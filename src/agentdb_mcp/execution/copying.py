@@ -27,7 +27,7 @@ from agentdb_mcp.models import Column, Result, Scope
 
 Mode = Literal["append", "replace", "create"]
 # A row passes as one message, which is in memory a few times.
-ROW_BYTES = 16_000_000
+ROW_BYTES = 8_000_000
 # What our own reads of a few columns' types may take.
 _OUR_ROWS, _OUR_BYTES = 10_000, 10_000_000
 
@@ -163,7 +163,7 @@ class Transfer:
         await self._wait_for(self._described)
         make_ready = self._create if self._mode == "create" else self._match
         found, notes = await make_ready(connection, types)
-        self.columns = tuple(Column(column.name, column.type.removeprefix("pg_catalog.")) for column in found)
+        self.columns = tuple(Column(column.name, column.type) for column in found)
         self.notes = tuple(notes)
         names = ", ".join(quote(column.name) for column in found)
         sql = f"COPY {columns.name_of(self._table)} ({names}) FROM STDIN"
@@ -193,7 +193,7 @@ class Transfer:
         made, notes = columns.columns_to_make(
             wanted, [None if row[0] is None else str(row[0]) for row in found], self._scope
         )
-        defined = ", ".join(f"{quote(column.name)} {column.type}" for column in made)
+        defined = ", ".join(f"{quote(column.name)} {column.sql}" for column in made)
         try:
             await _run(connection, types, f"CREATE TABLE {columns.name_of(self._table)} ({defined})")
         except asyncpg.DuplicateTableError:

@@ -60,15 +60,7 @@ OBJECTS = answer(
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES, **_RESULT)
 RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
-COPIED = answer(
-    {**NOTES, "budget_note": STRING},
-    database=STRING,
-    table=STRING,
-    rows=INTEGER,
-    bytes=INTEGER,
-    columns=objects(name=STRING, type=STRING),
-    duration_ms={"type": "number"},
-)
+COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns={"type": "array"})
 BUDGET = answer(
     managed=BOOLEAN,
     state=STRING,

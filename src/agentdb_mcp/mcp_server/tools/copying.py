@@ -14,12 +14,12 @@ from agentdb_mcp.models import Scope
 
 
 class CopyRows(Arguments):
-    from_database: Literal["agent", "global"] = Field(description="Where the query runs; the table is in the other.")
-    query: str = Field(min_length=1, description="A SELECT with the rows; columns go by name.")
-    to_table: Name = Field(description="The table's name.")
-    to_schema: Name = Field(default="public", description="The table's schema.")
+    from_database: Literal["agent", "global"] = Field(description="Where the query runs.")
+    query: str = Field(min_length=1, description="A SELECT; columns go by name.")
+    to_table: Name = Field(description="A table of the other database.")
+    to_schema: Name = Field(default="public", description="Its schema.")
     mode: Literal["append", "replace", "create"] = Field(
-        default="append", description="Add rows, DELETE the table's rows first, or make the table."
+        default="append", description="replace: DELETE its rows first; create: make the table."
     )
 
 
