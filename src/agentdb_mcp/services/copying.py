@@ -13,6 +13,7 @@ import anyio
 from agentdb_mcp import gate
 from agentdb_mcp.errors import AgentDBError, InvalidArgument, SqlError, StatementTimeout
 from agentdb_mcp.execution import Call, Mode, Slot, Statement, Transfer
+from agentdb_mcp.execution.copying import Abandoned
 from agentdb_mcp.models import Column, Kind, Limits, Result, Scope, StatementFacts, Tenant
 from agentdb_mcp.services.calls import Calls, waking_notes
 from agentdb_mcp.services.databases import OpenDatabase
@@ -120,7 +121,7 @@ class Copying:
     async def _run(
         self, tenant: Tenant, transfer: Transfer, reading: _Side, writing: _Side, seconds: float, report: Report
     ) -> list[Result]:
-        """Both sessions until both have ended; the first failure is the copy's."""
+        """Both sessions until both have ended; the failure that is not of the other's making is the copy's."""
         limits = self.calls.limits()
         limits = Limits(seconds, limits.max_rows, limits.max_bytes)
         failures, reader, progress = list[AgentDBError](), anyio.CancelScope(), _Progress(transfer, report)
@@ -151,7 +152,7 @@ class Copying:
                 both.start_soon(write, of_writer)
             group.cancel_scope.cancel()
         if failures:
-            raise failures[0]
+            raise next((error for error in failures if not isinstance(error, Abandoned)), failures[0])
         with anyio.move_on_after(REPORT_S):
             await progress.tell()
         return [results[side.database.scope] for side in (reading, writing)]
