@@ -28,6 +28,8 @@ from agentdb_mcp.models import Column, Result, Scope
 Mode = Literal["append", "replace", "create"]
 # A row passes as one message, which is in memory a few times.
 ROW_BYTES = 8_000_000
+# What comes in one read beyond the row that it ends, at most.
+_READ_AHEAD = 1_000_000
 # What our own reads of a few columns' types may take.
 _OUR_ROWS, _OUR_BYTES = 10_000, 10_000_000
 
@@ -139,9 +141,9 @@ class Transfer:
                     hint="Copy them in parts, with a WHERE on the key.",
                 )
             await self._rows.put(chunk)
-            connection.guard.begin(ROW_BYTES)
+            connection.guard.begin(ROW_BYTES + _READ_AHEAD)
 
-        connection.guard.begin(ROW_BYTES)
+        connection.guard.begin(ROW_BYTES + _READ_AHEAD)
         try:
             return await wire.copy_out(connection, self._query, pass_on)
         except asyncpg.PostgresSyntaxError:
