@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdb_mcp.errors import InvalidArgument
+from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution.copy_columns import (
     SourceColumn,
     check_no_followers,
@@ -39,7 +39,7 @@ def test_a_type_that_is_missing_is_text_unless_an_extension_brings_it() -> None:
     made, notes = columns_to_make([column("a"), column("b", array=True)], [None, None], Scope.AGENT)
     assert [each.sql for each in made] == ["pg_catalog.text", "pg_catalog.text[]"]
     assert len(notes) == 2
-    with pytest.raises(InvalidArgument, match="the agent database lacks the extension vector") as caught:
+    with pytest.raises(AgentDBError, match="the agent database lacks the extension vector") as caught:
         columns_to_make([column("a", extension="vector")], [None], Scope.AGENT)
     assert "CREATE EXTENSION vector" in (caught.value.hint or "")
 
@@ -50,16 +50,16 @@ def test_a_column_that_is_missing_is_named_with_the_nearest() -> None:
     assert [each.name for each in filled] == ["total", "customer"]
     assert notes == []
     for wrong, near in (("costumer", "'customer'"), ("place_at", "'placed_at'")):
-        with pytest.raises(InvalidArgument, match=f"no column '{wrong}'; the nearest is {near}"):
+        with pytest.raises(AgentDBError, match=f"no column '{wrong}'; the nearest is {near}"):
             columns_to_fill([column(wrong)], found, TABLE, Scope.GLOBAL)
-    with pytest.raises(InvalidArgument, match=r"no column 'x'\.$"):
+    with pytest.raises(AgentDBError, match=r"no column 'x'\.$"):
         columns_to_fill([column("x")], found, TABLE, Scope.GLOBAL)
 
 
 def test_a_table_without_columns_lacks_them_all_and_no_table_is_said_to_be_none() -> None:
-    with pytest.raises(InvalidArgument, match="no column 'x'"):
+    with pytest.raises(AgentDBError, match="no column 'x'"):
         columns_to_fill([column("x")], [["r", None, None, None, None, False]], TABLE, Scope.GLOBAL)
-    with pytest.raises(InvalidArgument, match=r"no table public\.orders in the global database"):
+    with pytest.raises(AgentDBError, match=r"no table public\.orders in the global database"):
         columns_to_fill([column("x")], [], TABLE, Scope.GLOBAL)
 
 
@@ -73,13 +73,13 @@ def test_a_query_names_each_of_its_columns_once() -> None:
         ([("?column?", info), ("?column?", info)], "Column 1 of the query has no name"),
         ([], "gives no columns"),
     ):
-        with pytest.raises(InvalidArgument, match=said):
+        with pytest.raises(AgentDBError, match=said):
             source_columns(columns, found)
 
 
 def test_what_other_tables_would_lose_is_named() -> None:
     check_no_followers([], TABLE)
-    with pytest.raises(InvalidArgument, match=r"Replacing the rows of public\.orders would change items .* items_fkey"):
+    with pytest.raises(AgentDBError, match=r"Replacing the rows of public\.orders would change items .* items_fkey"):
         check_no_followers([["items_fkey", "items"]], TABLE)
 
 

@@ -3,6 +3,8 @@
 A type is known by its name: that of an extension by the extension's, wherever it is installed. What the other database
 lacks of an agent's own types becomes text. Lengths and precisions (varchar(20), numeric(10,2)) are not part of what a
 query tells, so a table that is made has none. Domains come as the types that they are made of.
+
+Errors that name what stands in a database are SqlError, whose text callers are shown as somebody else's.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentdb_mcp.errors import InvalidArgument
+from agentdb_mcp.errors import InvalidArgument, SqlError
 from agentdb_mcp.execution.login import quote
 from agentdb_mcp.execution.types import TypeInfo
 from agentdb_mcp.models import Scope
@@ -117,12 +119,14 @@ SELECT k.conname::pg_catalog.text, k.conrelid::pg_catalog.regclass::pg_catalog.t
 
 
 def source_columns(columns: Sequence[tuple[str, TypeInfo]], found: Sequence[Sequence[object]]) -> list[SourceColumn]:
-    """Of the query's columns and the rows of SOURCE_SQL. Raises InvalidArgument for names that are no columns'."""
+    """Of the query's columns and the rows of SOURCE_SQL. Raises InvalidArgument, SqlError for names that cannot be."""
     if not columns:
         raise InvalidArgument("The query gives no columns.", hint="Write a SELECT with the columns to copy.")
     twice = next((name for name, times in Counter(name for name, _ in columns).items() if times > 1), None)
     if twice is not None and twice != UNNAMED:
-        raise InvalidArgument(f"The query has two columns {twice!r}.", hint="Name one otherwise: SELECT … AS …")
+        raise SqlError(
+            f"The query has two columns {twice!r}.", hint="Name one otherwise: SELECT … AS …", sqlstate="42701"
+        )
     for place, (name, _) in enumerate(columns, 1):
         if name == UNNAMED:
             raise InvalidArgument(f"Column {place} of the query has no name.", hint="Name it: SELECT … AS …")
@@ -142,7 +146,7 @@ def columns_to_make(
 ) -> tuple[list[TargetColumn], list[str]]:
     """The columns of a new table in `scope`, and what to say of them. `types` is what TARGET_TYPES_SQL gave for each.
 
-    Raises InvalidArgument for an extension that is not there.
+    Raises SqlError for an extension that is not there.
     """
     made, notes = list[TargetColumn](), list[str]()
     for column, found in zip(source, types, strict=True):
@@ -150,10 +154,11 @@ def columns_to_make(
             made.append(TargetColumn(column.name, column.type, found + "[]" * column.array))
             continue
         if column.extension is not None:
-            raise InvalidArgument(
+            raise SqlError(
                 f"Column {column.name!r} is of the type {column.type}, and the {scope} database lacks the extension"
                 f" {column.extension}.",
                 hint=f"Run CREATE EXTENSION {column.extension} there first, or cast the column to text in the query.",
+                sqlstate="42704",
             )
         text = "text[]" if column.array else "text"
         made.append(TargetColumn(column.name, text, f"pg_catalog.{text}"))
@@ -168,15 +173,19 @@ def columns_to_fill(
 ) -> tuple[list[TargetColumn], list[str]]:
     """The table's columns by the query's names, and what to say of them. `found` is what TABLE_SQL gave.
 
-    Raises InvalidArgument for a table or a column that cannot take rows.
+    Raises SqlError for a table or a column that cannot take rows.
     """
     shown = ".".join(table)
     if not found:
-        raise InvalidArgument(
-            f"There is no table {shown} in the {scope} database.", hint='Use mode "create" to make it from the query.'
+        raise SqlError(
+            f"There is no table {shown} in the {scope} database.",
+            hint='Use mode "create" to make it from the query.',
+            sqlstate="42P01",
         )
     if found[0][0] not in ("r", "p"):
-        raise InvalidArgument(f"{shown} is not a table.", hint="Name a table; rows cannot be copied into a view.")
+        raise SqlError(
+            f"{shown} is not a table.", hint="Name a table; rows cannot be copied into a view.", sqlstate="42809"
+        )
     there = {str(row[1]): _target_column(row) for row in found if row[1] is not None}
     for name in (column.name for column in source):
         _check_fillable(name, there, shown, scope)
@@ -199,22 +208,25 @@ def _check_fillable(name: str, there: dict[str, TargetColumn], shown: str, scope
     if column is None:
         near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
         nearest = f"; the nearest is {near[0]!r}" if near else ""
-        raise InvalidArgument(
+        raise SqlError(
             f"The table {shown} in the {scope} database has no column {name!r}{nearest}.",
             hint="Name the query's columns as the table's are: SELECT … AS …; what it leaves out takes its default.",
+            sqlstate="42703",
         )
     if column.generated or column.always_identity:
         how = "generated from other columns" if column.generated else "GENERATED ALWAYS AS IDENTITY"
-        raise InvalidArgument(
+        raise SqlError(
             f"Column {name!r} of {shown} is {how}: its values cannot be copied.",
             hint="Leave it out of the query; the database gives its values.",
+            sqlstate="428C9",
         )
 
 
 def check_no_followers(found: Sequence[Sequence[object]], table: tuple[str, str]) -> None:
-    """Of the rows of FOLLOWERS_SQL: replacing one table must change no other. Raises InvalidArgument."""
+    """Of the rows of FOLLOWERS_SQL: replacing one table must change no other. Raises SqlError."""
     for constraint, other in found:
-        raise InvalidArgument(
+        raise SqlError(
             f"Replacing the rows of {'.'.join(table)} would change {other} as well, by its foreign key {constraint}.",
             hint='Use mode "append", or change that key to ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED first.',
+            sqlstate="2BP01",
         )

@@ -15,7 +15,7 @@ from typing import Literal, Self
 import anyio
 import asyncpg
 
-from agentdb_mcp.errors import AgentDBError, InvalidArgument, ResultTooLarge
+from agentdb_mcp.errors import AgentDBError, InvalidArgument, ResultTooLarge, SqlError
 from agentdb_mcp.execution import copy_columns as columns
 from agentdb_mcp.execution import wire
 from agentdb_mcp.execution.copy_columns import SourceColumn, TargetColumn
@@ -199,9 +199,10 @@ class Transfer:
         try:
             await _run(connection, types, f"CREATE TABLE {columns.name_of(self._table)} ({defined})")
         except asyncpg.DuplicateTableError:
-            raise InvalidArgument(
+            raise SqlError(
                 f"There is a {'.'.join(self._table)} in the {self._scope} database already.",
                 hint='Use mode "append" or "replace" to copy into it, or another name.',
+                sqlstate="42P07",
             ) from None
         return made, notes
 

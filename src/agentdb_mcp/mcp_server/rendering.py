@@ -117,7 +117,7 @@ def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
 
 def copied(answer: Copied) -> Rendered:
     """What a copy came to."""
-    fields, said = _remarks(answer.budget_note, answer.notes)
+    fields, said = _remarks(answer.budget_note, [*answer.notes, *answer.remarks])
     table = ".".join(answer.table)
     fields |= {
         "database": str(answer.scope),
@@ -128,7 +128,9 @@ def copied(answer: Copied) -> Rendered:
         "duration_ms": answer.duration_ms,
     }
     head = f"{answer.rows:,} rows copied into {table} of {answer.scope} ({answer.duration_ms:.0f} ms)"
-    return Rendered(fields, "\n".join([head, *said]))
+    lines = [line for line in said if line not in answer.remarks]
+    frame = [framed("\n".join(answer.remarks))] if answer.remarks else []
+    return Rendered(fields, "\n".join([head, *frame, *lines]))
 
 
 def budget(report: BudgetReport, allowed: list[str]) -> Rendered:

@@ -29,7 +29,7 @@ READS = frozenset({Kind.READ, Kind.UNKNOWN})
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """`columns` with the table's types; `bytes` is what was sent, as text."""
+    """`columns` with the table's types; `bytes` is what was sent, as text; `remarks` hold names from the databases."""
 
     table: Table
     scope: Scope
@@ -39,6 +39,7 @@ class Copied:
     duration_ms: float
     budget_note: str | None
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class Copying:
 
         Raises AgentDBError.
         """
+        if table[0].startswith("pg_temp"):
+            raise InvalidArgument(
+                "A temporary table ends with the call.", hint="Name another schema, or none."
+            )
         target = Scope.GLOBAL if source is Scope.AGENT else Scope.AGENT
         writes, calls = equivalents(table, mode), self.calls
         with (
@@ -91,7 +96,8 @@ class Copying:
             transfer.columns,
             round((time.perf_counter() - started) * 1000, 3),
             writing.allowance.note,
-            (*waking_notes(results), *transfer.notes),
+            waking_notes(results),
+            transfer.notes,
         )
 
     @asynccontextmanager
