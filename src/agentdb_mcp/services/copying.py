@@ -62,9 +62,7 @@ class Copying:
         Raises AgentDBError.
         """
         if table[0].startswith("pg_temp"):
-            raise InvalidArgument(
-                "A temporary table ends with the call.", hint="Name another schema, or none."
-            )
+            raise InvalidArgument("A temporary table ends with the call.", hint="Name another schema, or none.")
         target = Scope.GLOBAL if source is Scope.AGENT else Scope.AGENT
         writes, calls = equivalents(table, mode), self.calls
         with (
