@@ -11,7 +11,15 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"get_schema", "list_schemas", "list_objects", "get_object_details", "get_budget"}
+READERS = {
+    "get_schema",
+    "list_schemas",
+    "list_objects",
+    "get_object_details",
+    "get_top_queries",
+    "analyze_db_health",
+    "get_budget",
+}
 WRITERS = {"execute_sql", "execute_transaction", "copy_rows"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
@@ -22,6 +30,8 @@ ARGUMENTS = {
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
     "copy_rows": {"from_database", "query", "to_table", "to_schema", "mode"},
+    "get_top_queries": {"database", "sort_by", "limit"},
+    "analyze_db_health": {"database", "health_type"},
 }
 
 
@@ -186,6 +196,13 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("get_object_details", {"object_name": 1}, "object_name"),
         ("copy_rows", {"from_database": "agent", "query": "SELECT 1"}, "to_table"),
         ("copy_rows", {"from_database": "agent", "query": "SELECT 1", "to_table": "x", "params": [1]}, "params"),
+        ("get_top_queries", {"sort_by": "rows"}, "sort_by"),
+        ("get_top_queries", {"limit": 0}, "limit"),
+        ("get_top_queries", {"limit": 101}, "limit"),
+        ("get_top_queries", {"limit": "10"}, "limit"),
+        ("analyze_db_health", {"health_type": "index,vacuum"}, "health_type"),
+        ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
+        ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
     ],
 )

@@ -100,6 +100,11 @@ class Calls:
         restricted = AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode)
         return not restricted and Kind.WRITE in self.policy.statements.of(state).allow
 
+    def payer(self, database: OpenDatabase) -> str | None:
+        """Nobody where it is not metered."""
+        counted = metered(database) if self._spending is not None else None
+        return counted[0] if counted else None
+
     def limits(self, max_rows: int | None = None) -> Limits:
         limits = self.policy.limits
         if max_rows is not None and not 1 <= max_rows <= limits.max_rows:
