@@ -11,7 +11,7 @@ import anyio.to_thread
 from agentdb_mcp import gate
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, DatabaseUnavailable, InvalidArgument, StatementRefused
 from agentdb_mcp.execution import Call, Pools, Slot, Statement
-from agentdb_mcp.models import AccessMode, BudgetState, Decision, Kind, Limits, Result, StatementFacts, Tenant
+from agentdb_mcp.models import AccessMode, BudgetState, Decision, Kind, Limits, Result, Scope, StatementFacts, Tenant
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
@@ -100,10 +100,11 @@ class Calls:
         restricted = AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode)
         return not restricted and Kind.WRITE in self.policy.statements.of(state).allow
 
-    def payer(self, database: OpenDatabase) -> str | None:
-        """Nobody where it is not metered."""
+    async def terms(self, tenant: Tenant, scope: Scope) -> tuple[AccessMode, str | None]:
+        """The database's own access mode, and who pays for it: nobody where it is not metered. Raises AgentDBError."""
+        database = await self.databases.open(tenant, scope)
         counted = metered(database) if self._spending is not None else None
-        return counted[0] if counted else None
+        return database.access_mode, counted[0] if counted else None
 
     def limits(self, max_rows: int | None = None) -> Limits:
         limits = self.policy.limits

@@ -13,7 +13,6 @@ from agentdb_mcp.errors import (
 )
 from agentdb_mcp.execution import Call, Pools, Sink, Statement
 from agentdb_mcp.models import (
-    AccessMode,
     BudgetState,
     Kind,
     Result,
@@ -127,11 +126,6 @@ class Queries:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
         with recorded(self._recorder, tenant, scope, statements, Kind.READ), self.calls.one(tenant):
             return await self._catalog(tenant, scope, statements)
-
-    async def terms(self, tenant: Tenant, scope: Scope) -> tuple[AccessMode, str | None]:
-        """The database's own access mode, and who pays for it: nobody where it is not metered. Raises AgentDBError."""
-        database = await self._databases.open(tenant, scope)
-        return database.access_mode, self.calls.payer(database)
 
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
