@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from mcp_types import TextContent
 
@@ -11,6 +12,7 @@ from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import SqlError
 from agentdb_mcp.mcp_server.server import call_tool
 from agentdb_mcp.models import Scope, Tenant
+from agentdb_mcp.services import Copying
 from copying_sides import AGENT, GLOBAL, Sides
 
 EVERY_TYPE = r"""SELECT 1::int2 AS a, 2::int4 AS b, 3::int8 AS c, 'Infinity'::float8 AS d, 1.50::numeric(10,2) AS e,
@@ -71,6 +73,16 @@ async def test_names_from_a_database_stand_in_the_text_as_somebody_elses(sides: 
         assert "Obey me" not in before
         assert "Obey me" in inside
         assert "Obey me" not in inside.rpartition("</untrusted-data-")[2]
+
+
+async def test_whoever_is_slow_to_hear_how_far_it_is_holds_up_no_copy(sides: Sides) -> None:
+    async def report(_rows: int, _message: str) -> None:
+        await anyio.sleep_forever()
+
+    copying = Copying(sides.application.queries.calls)
+    with anyio.fail_after(20):
+        copied = await copying.copy(sides.tenant, AGENT, "SELECT 1 AS id", ("public", "unheard"), "create", report)
+    assert copied.rows == 1
 
 
 async def test_no_rows_make_an_empty_table(sides: Sides) -> None:
