@@ -22,6 +22,7 @@ from agentdb_mcp.services import (
     Audit,
     Budgets,
     Clock,
+    Copying,
     Databases,
     Health,
     Keys,
@@ -112,7 +113,8 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy, Health(self.queries, self.policy, usage))
+        health = Health(self.queries, self.policy, usage)
+        return Operations(tenant, self.queries, usage, self.policy, health, Copying(self.queries.calls))
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
