@@ -22,6 +22,7 @@ from agentdb_mcp.services import (
     Audit,
     Budgets,
     Clock,
+    Copying,
     Databases,
     Health,
     HeldRows,
@@ -116,7 +117,8 @@ class Application:
 
         usage = self.with_control.usage if self.with_control else None
         health = Health(self.queries, self.policy, usage)
-        return Operations(tenant, self.queries, usage, self.policy, self.pages, health)
+        copying = Copying(self.queries.calls)
+        return Operations(tenant, self.queries, usage, self.policy, self.pages, health, copying)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

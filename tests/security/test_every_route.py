@@ -347,6 +347,7 @@ ARGUMENTS = {
     "execute_sql": {"sql": HARM},
     "get_rows": {"handle": "x.0"},
     "execute_transaction": {"statements": [{"sql": HARM}]},
+    "copy_rows": {"from_database": "agent", "query": "SELECT 1 AS i", "to_table": "intruder", "mode": "create"},
     "get_top_queries": {"sort_by": "total_time"},
     "analyze_db_health": {"health_type": "all"},
     "get_budget": {},

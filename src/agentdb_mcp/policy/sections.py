@@ -138,6 +138,8 @@ class LimitRules(Section):
 
     timeout_s: Seconds
     export_timeout_s: Seconds
+    copy_timeout_s: Seconds
+    copy_max_bytes: Positive
     max_rows: Positive
     max_bytes: Positive
     max_value: Annotated[int, Field(ge=1000)]
