@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from agentdb_mcp.models import (
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.look import Look, waking_note
 from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
@@ -44,8 +46,6 @@ NOT_PERMITTED = "42501"
 # Command tags after which a database is smaller.
 FREEING = ("DROP ", "TRUNCATE ")
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
-# A connection that took this long to open had a compute to wake.
-WAKING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,33 @@ class Queries:
                 limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds))
                 await self._run(tenant, database, Call([statement], limits, read_only=True, sink=sink))
 
+    @asynccontextmanager
+    async def look(
+        self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], seconds: float
+    ) -> AsyncIterator[Look]:
+        """One call, of so many seconds in all, that may run many transactions; none is kept. Raises AgentDBError.
+
+        `statements` are what the caller asked about, for the audit log: each text that runs is judged by itself.
+        """
+        with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
+            database = await self._databases.open(tenant, scope)
+            async with self._allowance(database, seconds) as allowance:
+                _refuse_paused(allowance)
+
+                async def judge(sql: str) -> StatementFacts:
+                    facts = await self._classify(sql, 0, [])
+                    decision = self._decide([facts], database, allowance.state, transaction=False)
+                    if not decision.allowed:
+                        raise _refusal(decision, allowance)
+                    allowance.check([facts])
+                    return facts
+
+                async def run(call: Call) -> list[Result]:
+                    return await self._run(tenant, database, call)
+
+                limits, ends = self._limits(None), time.monotonic() + min(seconds, allowance.seconds)
+                yield Look(judge, limits, ends, allowance.note, run)
+
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
         with recorded(self._recorder, tenant, scope, statements, Kind.READ), self._throttle.call(tenant):
@@ -166,8 +193,7 @@ class Queries:
         database = await self._databases.open(tenant, scope)
         limits = replace(self._limits(None), max_rows=5000)
         async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
-            if allowance.state is BudgetState.PAUSED:
-                raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
+            _refuse_paused(allowance)
             call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
             return await self._run(tenant, database, call)
 
@@ -276,6 +302,11 @@ class Queries:
         return Limits(limits.timeout_s, max_rows or limits.max_rows, limits.max_bytes)
 
 
+def _refuse_paused(allowance: Allowance) -> None:
+    if allowance.state is BudgetState.PAUSED:
+        raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
+
+
 def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:
     message = decision.message or "Policy refuses the statement."
     if decision.code == BudgetExceeded.code:
@@ -286,5 +317,4 @@ def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:
 
 def waking_notes(results: list[Result]) -> tuple[str, ...]:
     """What a caller is told when it waited for a sleeping compute."""
-    opening = sum(result.opening_s for result in results)
-    return (f"The database was asleep; waking it took {opening:.1f} s.",) if opening >= WAKING_S else ()
+    return waking_note(sum(result.opening_s for result in results))
