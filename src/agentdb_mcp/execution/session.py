@@ -25,7 +25,7 @@ from agentdb_mcp.errors import (
 from agentdb_mcp.execution import wire
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.guard import GuardedConnection
-from agentdb_mcp.execution.types import TypeInfo
+from agentdb_mcp.execution.types import OURS, TypeInfo
 from agentdb_mcp.execution.wire import Sink
 from agentdb_mcp.models import Limits, Result
 
@@ -178,7 +178,7 @@ async def _run_statement(
     started = time.perf_counter()
     result = await wire.run(
         connection,
-        statement.sql,
+        statement.sql + OURS if call.catalog else statement.sql,
         statement.params,
         max_rows=call.limits.max_rows,
         max_bytes=call.limits.max_bytes,
