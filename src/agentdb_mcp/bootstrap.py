@@ -19,6 +19,7 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Analysis,
     Audit,
     Budgets,
     Clock,
@@ -108,7 +109,7 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy)
+        return Operations(tenant, self.queries, usage, self.policy, Analysis(self.queries, self.policy))
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

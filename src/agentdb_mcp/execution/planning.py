@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from agentdb_mcp.execution.login import quote
 from agentdb_mcp.execution.session import Statement
+from agentdb_mcp.execution.types import OURS
 
 # How long building an index waits for whoever writes to the table, and so holds up others that want to.
 LOCK_TIMEOUT_MS = 1000
@@ -42,7 +43,7 @@ def planner() -> Statement:
 
 def path() -> Statement:
     """One value: the schemas that the caller's names are looked for in, in order."""
-    return Statement("SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]")
+    return Statement(f"SELECT pg_catalog.current_schemas(false)::pg_catalog.text[]{OURS}")
 
 
 def tables(wanted: Iterable[tuple[str, str]]) -> Statement:
@@ -92,7 +93,7 @@ def hypothesize(hypopg: str, create_index: str) -> Statement:
     return Statement(
         f"""
         SELECT h.indexname, {quote(hypopg)}.hypopg_relation_size(h.indexrelid)
-          FROM {quote(hypopg)}.hypopg_create_index($1) AS h
+          FROM {quote(hypopg)}.hypopg_create_index($1) AS h{OURS}
         """,
         (create_index,),
     )
@@ -100,7 +101,12 @@ def hypothesize(hypopg: str, create_index: str) -> Statement:
 
 def forget_hypotheses(hypopg: str) -> str:
     """What hypopg made outlives the transaction."""
-    return f"SELECT {quote(hypopg)}.hypopg_reset()"
+    return f"SELECT {quote(hypopg)}.hypopg_reset(){OURS}"
+
+
+def build(create_index: str) -> Statement:
+    """An index that is not kept."""
+    return Statement(create_index + OURS)
 
 
 def wait_shortly() -> Statement:
@@ -110,6 +116,6 @@ def wait_shortly() -> Statement:
 def size_of(schema: str, index: str) -> Statement:
     """One value: bytes."""
     return Statement(
-        "SELECT pg_catalog.pg_relation_size($1::pg_catalog.text::pg_catalog.regclass)",
+        f"SELECT pg_catalog.pg_relation_size($1::pg_catalog.text::pg_catalog.regclass){OURS}",
         (f"{quote(schema)}.{quote(index)}",),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agentdb_mcp.advice.hints import hints
 from agentdb_mcp.advice.indexes import Index, Key, Table
 from agentdb_mcp.advice.plans import Plan
-from agentdb_mcp.errors import AgentDBError, InvalidArgument, StatementRefused
+from agentdb_mcp.errors import AgentDBError, InvalidArgument, NotAllowed, StatementRefused
 from agentdb_mcp.execution import Statement, planning, statistics
 from agentdb_mcp.models import Kind, Result, Scope, StatementFacts, Tenant
 from agentdb_mcp.policy import Policy
@@ -29,10 +29,10 @@ from agentdb_mcp.services.trials import (
     read_tables,
 )
 
-
 # How statements begin that Postgres plans, after comments.
 _PLANNED = re.compile(
-    r"(?:\s|--[^\n]*+\n|/\*.*?\*/|\()*+(?:SELECT|WITH|VALUES|TABLE|INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s|--[^\n]*+\n|/\*.*?\*/|\()*+(?:SELECT|WITH|VALUES|TABLE|INSERT|UPDATE|DELETE|MERGE)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -135,8 +135,7 @@ class Analysis:
         rules = self._policy.analysis
         asking = statistics.statements_schema()
         async with self._queries.look(tenant, scope, [asking], rules.timeout_s) as look:
-            found = dict(zip(("schema", "version", "loaded", "available", "usable"), (await look.read(asking))[0].rows[0], strict=True))
-            schema = _statistics_schema(found)
+            schema = _statistics_schema(*(await look.read(asking))[0].rows[0])
             top = (await look.read(statistics.top_queries(schema, "total_time", 5 * rules.workload_queries)))[0]
             asked = _workload(top, rules.workload_queries)
             trials = await Trials.of(look, rules.build_max_bytes)
@@ -162,6 +161,19 @@ def _check_reads(facts: StatementFacts) -> None:
     raise StatementRefused(
         f"analyze runs the statement, and it is not certain that this one only reads{because}.",
         hint="Leave analyze out: a plan by itself runs nothing.",
+    )
+
+
+def _statistics_schema(schema: object, version: object, loaded: object, available: object, usable: object) -> str:
+    """Of what `statistics.statements_schema` found. Raises NotAllowed."""
+    if schema is not None and loaded and usable:
+        recent = tuple(int(part) for part in str(version).split(".")) >= statistics.OLDEST_VERSION
+        if recent:
+            return str(schema)
+    why = "is not installed here" if loaded and available else "is not loaded by the server"
+    raise NotAllowed(
+        f"There are no statistics of statements: {statistics.EXTENSION} {why if schema is None else 'cannot be read'}.",
+        hint="Name the statements yourself with analyze_query_indexes.",
     )
 
 

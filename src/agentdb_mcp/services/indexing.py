@@ -62,12 +62,16 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """`tried` counts the trials that it took, and `method` is how they were made, where there were any."""
+    """`tried` counts the trials that it took, and `method` is how they were made, where there were any.
+
+    `remarks` name tables, `notes` nothing that anybody wrote.
+    """
 
     recommendations: tuple[Recommendation, ...]
     asked: tuple[Asked, ...]
     method: Method | None
     tried: int
+    remarks: tuple[str, ...] = ()
     budget_note: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -93,8 +97,9 @@ async def find_indexes(
         tuple(asked),
         search.method,
         search.tried,
+        tuple(search.remarks),
         trials.look.budget_note,
-        (*trials.look.notes, *search.notes),
+        trials.look.notes,
     )
 
 
@@ -121,7 +126,7 @@ class _Search:
     max_trials: int
     method: Method | None = None
     tried: int = 0
-    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     candidates: list[Index] = field(default_factory=list)
     sizes: dict[Index, int] = field(default_factory=dict)
     chosen: list[Index] = field(default_factory=list)
@@ -143,7 +148,7 @@ class _Search:
                 self.candidates.append(index)
         if self.method == "build" and self.candidates:
             await self.trials.check_building(self.candidates[0])
-        self.notes += [*left_out.values(), *_remarks(self.tables.values())]
+        self.remarks += [*left_out.values(), *_remarks(self.tables.values())]
 
     async def choose(self) -> None:
         """Take the best candidate again and again."""
@@ -164,7 +169,7 @@ class _Search:
                 self.now |= taken.costs
             remaining = [] if taken is None or cut else [index for index in useful if index != taken.index]
         if cut:
-            self.notes.append("Not every candidate was tried: the time, or the number of trials, of a call was over.")
+            self.remarks.append("Not every candidate was tried: the time, or the number of trials, of a call was over.")
 
     async def leave_out(self) -> None:
         """Drop what later choices made superfluous."""

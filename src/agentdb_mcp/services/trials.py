@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentdb_mcp.advice.indexes import Column, Existing, Index, Key, Table
@@ -39,7 +38,6 @@ class Trials:
     version: int
     hypopg: str | None
     build_max_bytes: int
-    _mark: str = field(default_factory=lambda: secrets.token_hex(3))
 
     @classmethod
     async def of(cls, look: Look, build_max_bytes: int) -> Trials:
@@ -106,10 +104,11 @@ class Trials:
         return [plan_of(result) for result in results[len(made) + 1 :]], tried
 
     async def _built(self, indexes: Sequence[Index], statements: Sequence[Statement]) -> tuple[list[Plan], list[Tried]]:
-        names = [f"hypothetical_{number}_{self._mark}" for number in range(1, len(indexes) + 1)]
+        # The same names each time: each text takes a place of its own in pg_stat_statements.
+        names = [f"agentdb_hypothetical_{number}" for number in range(1, len(indexes) + 1)]
         steps = [planning.wait_shortly()]
         for index, name in zip(indexes, names, strict=True):
-            steps += [Statement(index.sql(name)), planning.size_of(index.schema, name)]
+            steps += [planning.build(index.sql(name)), planning.size_of(index.schema, name)]
         results = await self.look.run([*steps, *statements], read_only=False)
         sizes = [int(str(result.rows[0][0])) for result in results[2 : len(steps) : 2]]
         tried = [Tried(index, name, size) for index, name, size in zip(indexes, names, sizes, strict=True)]
