@@ -16,15 +16,14 @@ HYPOPG_METHODS = frozenset({"btree", "hash", "brin"})
 _HYPOPG_FUNCTIONS = ("hypopg_create_index", "hypopg_relation_size", "hypopg_reset")
 
 
-def planner() -> Statement:
-    """One row: version (as 180000), and the schema of hypopg where this role may use it, else null.
+def hypopg_schema() -> Statement:
+    """One value: the schema of hypopg where this role may use it, else null.
 
     Only the extension's own functions count, which are in C: a session's end calls one outside of any transaction.
     """
     return Statement(
         """
-        SELECT pg_catalog.current_setting('server_version_num')::int AS version,
-               (SELECT n.nspname
+        SELECT (SELECT n.nspname
                   FROM pg_catalog.pg_extension AS e
                   JOIN pg_catalog.pg_depend AS d
                     ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.refobjid = e.oid
@@ -107,6 +106,11 @@ def forget_hypotheses(hypopg: str) -> str:
 def build(create_index: str) -> Statement:
     """An index that is not kept."""
     return Statement(create_index + OURS)
+
+
+def any_values() -> Statement:
+    """Prepared statements are planned for any values."""
+    return Statement("SET LOCAL plan_cache_mode = force_generic_plan")
 
 
 def wait_shortly() -> Statement:

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentdb_mcp.advice.hints import hints
 from agentdb_mcp.advice.indexes import Index, Key, Table
 from agentdb_mcp.advice.plans import Plan
-from agentdb_mcp.errors import AgentDBError, InvalidArgument, NotAllowed, StatementRefused
+from agentdb_mcp.errors import InvalidArgument, NotAllowed, StatementRefused
 from agentdb_mcp.execution import Statement, planning, statistics
 from agentdb_mcp.models import Kind, Result, Scope, StatementFacts, Tenant
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.indexing import Advice, Asked, find_indexes
 from agentdb_mcp.services.look import Look
 from agentdb_mcp.services.queries import Queries
-from agentdb_mcp.services.trials import (
-    GENERIC_PLAN_VERSION,
-    Relation,
-    Trials,
-    Tried,
-    explain,
-    has_placeholders,
-    in_callers_text,
-    no_generic_plan,
-    plan_of,
-    read_tables,
-)
+from agentdb_mcp.services.trials import Planned, Relation, Trials, Tried, plan_as_is, read_tables
 
 # How statements begin that Postgres plans, after comments.
 _PLANNED = re.compile(
@@ -48,14 +37,17 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """`tried` are the hypothetical indexes, and `cost_without` what the plan costs without them."""
+    """`tried` are the hypothetical indexes, and `cost_without` what the plan costs without them.
+
+    A `generic` plan is that for any values of $1, …
+    """
 
     plan: Plan
-    hints: tuple[str, ...]
+    generic: bool
+    hints: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
     method: str | None = None
     cost_without: float | None = None
-    generic: bool = False
     budget_note: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -77,50 +69,33 @@ class Analysis:
         hypothetical: Sequence[Hypothesis] = (),
     ) -> Explained:
         """The statement's plan; with `analyze` it runs, read-only. Raises AgentDBError."""
-        generic = not statement.params and has_placeholders(statement.sql)
-        _check_together(analyze=analyze, generic=generic, hypothetical=bool(hypothetical))
-        asked = explain(statement.sql, statement.params, analyze=analyze, generic=generic)
+        planned = Planned(statement.sql, statement.params, analyze)
+        _check_together(analyze=analyze, generic=planned.generic, hypothetical=bool(hypothetical))
         seconds = self._policy.limits.timeout_s * (2 if hypothetical else 1)
         async with self._queries.look(tenant, scope, [statement], seconds) as look:
-            facts = await look.judge(asked.sql)
+            facts = await look.judge(planned.judged)
             if analyze:
                 _check_reads(facts)
-            trials = None
-            if generic or hypothetical:
-                trials = await Trials.of(look, self._policy.analysis.build_max_bytes)
-                if generic and trials.version < GENERIC_PLAN_VERSION:
-                    raise no_generic_plan(trials.version)
-            try:
-                plan = plan_of((await look.run([asked]))[0])
-            except AgentDBError as error:
-                raise in_callers_text(error, asked, statement.sql) from None
-            if trials is None or not hypothetical:
-                tables = await read_tables(look, set(plan.relations().values()))
-                said = tuple(hints(plan, tables))
-                return Explained(plan, said, generic=generic, budget_note=look.budget_note, notes=look.notes)
-            return await self._with_indexes(trials, asked, plan, hypothetical, generic=generic)
+            plan = await plan_as_is(look, planned)
+            found = Explained(plan, planned.generic)
+            if hypothetical:
+                found = await self._with_indexes(look, planned, plan, hypothetical)
+            tables = await read_tables(look, set(found.plan.relations().values()))
+            return replace(
+                found, hints=tuple(hints(found.plan, tables)), budget_note=look.budget_note, notes=look.notes
+            )
 
     async def _with_indexes(
-        self, trials: Trials, asked: Statement, before: Plan, hypothetical: Sequence[Hypothesis], *, generic: bool
+        self, look: Look, planned: Planned, before: Plan, hypothetical: Sequence[Hypothesis]
     ) -> Explained:
-        look = trials.look
+        trials = await Trials.of(look, self._policy.analysis.build_max_bytes)
         indexes, tables = await _resolve(look, hypothetical)
         method = trials.method(indexes, tables)
         if method == "build":
             for index in indexes:
                 await trials.check_building(index)
-        (plan,), tried = await trials.plans(indexes, method, [asked])
-        tables |= await read_tables(look, set(plan.relations().values()) - set(tables))
-        return Explained(
-            plan,
-            tuple(hints(plan, tables)),
-            tuple(tried),
-            method,
-            before.total_cost,
-            generic=generic,
-            budget_note=look.budget_note,
-            notes=look.notes,
-        )
+        (plan,), tried = await trials.plans(indexes, method, [planned])
+        return Explained(plan, planned.generic, (), tuple(tried), method, before.total_cost)
 
     async def indexes_for(self, tenant: Tenant, scope: Scope, texts: Sequence[str], max_bytes: int) -> Advice:
         """Indexes for these statements, each as important as the other. Raises AgentDBError, naming the statement."""

@@ -13,16 +13,8 @@ from agentdb_mcp.advice.greedy import Trial
 from agentdb_mcp.advice.indexes import Index, Table, estimated_bytes
 from agentdb_mcp.advice.plans import Plan
 from agentdb_mcp.errors import AgentDBError, NotAllowed, SqlError, StatementTimeout
-from agentdb_mcp.execution import Statement
-from agentdb_mcp.services.trials import (
-    Method,
-    Relation,
-    Trials,
-    Tried,
-    in_callers_text,
-    plan_of,
-    read_tables,
-)
+from agentdb_mcp.services.look import Look
+from agentdb_mcp.services.trials import Method, Planned, Relation, Trials, Tried, plan_as_is, read_tables
 
 # What the last look at all chosen indexes together is left, of the time of the whole.
 RESERVED_S = 3.0
@@ -35,10 +27,13 @@ class Asked:
     number: int
     sql: str
     calls: int | None = None
-    statement: Statement = field(default_factory=lambda: Statement(""))
     plan: Plan | None = None
     cost_after: float | None = None
     skipped: str | None = None
+
+    @property
+    def planned(self) -> Planned:
+        return Planned(self.sql)
 
     @property
     def cost_before(self) -> float | None:
@@ -84,7 +79,7 @@ async def find_indexes(
     `lenient` leaves out what cannot be planned; else it raises, with the number of the statement.
     """
     for one in asked:
-        await _plan(trials, one, lenient=lenient)
+        await _plan(trials.look, one, lenient=lenient)
     planned = [one for one in asked if one.plan is not None]
     relations = set[Relation]().union(*(one.relations for one in planned))
     search = _Search(trials, planned, await read_tables(trials.look, relations), max_bytes, max_trials)
@@ -103,16 +98,15 @@ async def find_indexes(
     )
 
 
-async def _plan(trials: Trials, one: Asked, *, lenient: bool) -> None:
+async def _plan(look: Look, one: Asked, *, lenient: bool) -> None:
     try:
-        one.statement = await trials.explainable(one.sql)
-        one.plan = plan_of((await trials.look.run([one.statement]))[0])
+        await look.judge(one.planned.judged)
+        one.plan = await plan_as_is(look, one.planned)
         one.cost_after = one.plan.total_cost
     except AgentDBError as error:
         if lenient and not isinstance(error, StatementTimeout):
             one.skipped = error.message
             return
-        in_callers_text(error, one.statement, one.sql)
         error.message = f"Query {one.number}: {error.message}"
         raise
 
@@ -189,7 +183,7 @@ class _Search:
         """What the chosen ones come to together, those that gain most first."""
         if not self.chosen or self.method is None:
             return []
-        plans, tried = await self.trials.plans(self.chosen, self.method, [one.statement for one in self.asked])
+        plans, tried = await self.trials.plans(self.chosen, self.method, [one.planned for one in self.asked])
         for one, plan in zip(self.asked, plans, strict=True):
             one.cost_after = plan.total_cost
         made = [self._recommendation(each, plans) for each in tried]
@@ -213,7 +207,7 @@ class _Search:
             return {one.number: one.cost_before or 0.0 for one in affected}
         self.tried += 1
         try:
-            plans, tried = await self.trials.plans(world, self.method or "build", [one.statement for one in affected])
+            plans, tried = await self.trials.plans(world, self.method or "build", [one.planned for one in affected])
         except (SqlError, StatementTimeout):
             return None  # no index of this kind on such a column, or the table is being written to
         self.sizes |= {each.index: each.size_bytes for each in tried}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from agentdb_mcp.advice.indexes import Column, Existing, Index, Key, Table
@@ -17,8 +19,10 @@ from agentdb_mcp.services.look import Look
 Method = Literal["hypopg", "build"]
 Relation = tuple[str, str]
 
-# EXPLAIN plans statements with $1 and no values from this version on.
-GENERIC_PLAN_VERSION = 160_000
+# As of `params`.
+MOST_PARAMETERS = 1000
+_PREPARE = "PREPARE {} AS "
+_PLACE = re.compile(r"\$([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +39,26 @@ class Trials:
     """Makes plans within one look. `Trials.of` asks Postgres what it can."""
 
     look: Look
-    version: int
     hypopg: str | None
     build_max_bytes: int
 
     @classmethod
     async def of(cls, look: Look, build_max_bytes: int) -> Trials:
-        version, hypopg = (await look.read(planning.planner()))[0].rows[0]
-        return cls(look, int(str(version)), None if hypopg is None else str(hypopg), build_max_bytes)
-
-    async def explainable(self, sql: str) -> Statement:
-        """EXPLAIN of the text, judged. Raises AgentDBError where it is refused or cannot be planned."""
-        generic = has_placeholders(sql)
-        if generic and self.version < GENERIC_PLAN_VERSION:
-            raise no_generic_plan(self.version)
-        statement = explain(sql, generic=generic)
-        await self.look.judge(statement.sql)
-        return statement
+        (hypopg,) = (await look.read(planning.hypopg_schema()))[0].rows[0]
+        return cls(look, None if hypopg is None else str(hypopg), build_max_bytes)
 
     async def plans(
-        self, indexes: Sequence[Index], method: Method, statements: Sequence[Statement]
+        self, indexes: Sequence[Index], method: Method, planned: Sequence[Planned]
     ) -> tuple[list[Plan], list[Tried]]:
         """The statements' plans in a world with the indexes; afterwards it is as before. Raises AgentDBError."""
+        groups = [one.statements(number) for number, one in enumerate(planned, 1)]
+        statements = [statement for group in groups for statement in group]
         if method == "hypopg":
-            return await self._imagined(indexes, self.hypopg or "", statements)
-        return await self._built(indexes, statements)
+            results, tried = await self._imagined(indexes, self.hypopg or "", statements)
+        else:
+            results, tried = await self._built(indexes, statements)
+        ends = list(accumulate(len(group) for group in groups))
+        return [plan_of(results[end - 1]) for end in ends], tried
 
     def method(self, indexes: Iterable[Index], tables: Mapping[Relation, Table]) -> Method:
         """How all of these can be tried. Raises NotAllowed saying why they cannot."""
@@ -92,7 +91,7 @@ class Trials:
 
     async def _imagined(
         self, indexes: Sequence[Index], hypopg: str, statements: Sequence[Statement]
-    ) -> tuple[list[Plan], list[Tried]]:
+    ) -> tuple[list[Result], list[Tried]]:
         forget = planning.forget_hypotheses(hypopg)
         made = [planning.hypothesize(hypopg, index.sql()) for index in indexes]
         results = await self.look.run([Statement(forget), *made, *statements], undo=f"{forget}; ")
@@ -101,9 +100,11 @@ class Trials:
             Tried(index, str(result.rows[0][0]), int(str(result.rows[0][1])))
             for index, result in zip(indexes, found, strict=True)
         ]
-        return [plan_of(result) for result in results[len(made) + 1 :]], tried
+        return results[len(made) + 1 :], tried
 
-    async def _built(self, indexes: Sequence[Index], statements: Sequence[Statement]) -> tuple[list[Plan], list[Tried]]:
+    async def _built(
+        self, indexes: Sequence[Index], statements: Sequence[Statement]
+    ) -> tuple[list[Result], list[Tried]]:
         # The same names each time: each text takes a place of its own in pg_stat_statements.
         names = [f"agentdb_hypothetical_{number}" for number in range(1, len(indexes) + 1)]
         steps = [planning.wait_shortly()]
@@ -112,40 +113,67 @@ class Trials:
         results = await self.look.run([*steps, *statements], read_only=False)
         sizes = [int(str(result.rows[0][0])) for result in results[2 : len(steps) : 2]]
         tried = [Tried(index, name, size) for index, name, size in zip(indexes, names, sizes, strict=True)]
-        return [plan_of(result) for result in results[len(steps) :]], tried
+        return results[len(steps) :], tried
 
 
-def explain(sql: str, params: Sequence[object] = (), *, analyze: bool = False, generic: bool = False) -> Statement:
-    """EXPLAIN of the caller's text, which stands after it byte for byte."""
-    return Statement(_prefix(analyze=analyze, generic=generic) + sql, params)
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A caller's text that is to be planned: it stands in what is sent byte for byte, after words of ours.
+
+    With $1, … and no values it is prepared, and the plan is that for any values. (EXPLAIN (GENERIC_PLAN) is no way:
+    the extended protocol has it take values too, and plans with them.)
+    """
+
+    sql: str
+    params: Sequence[object] = ()
+    analyze: bool = False
+
+    @property
+    def generic(self) -> bool:
+        return not self.params and bool(self._places)
+
+    @property
+    def judged(self) -> str:
+        """What the gate is asked about."""
+        return self._explain + self.sql
+
+    def statements(self, number: int = 1) -> list[Statement]:
+        """The last one answers the plan. `number` tells apart those of one call. Raises InvalidArgument."""
+        if not self.generic:
+            return [Statement(self.judged, self.params)]
+        if (most := max(self._places)) > MOST_PARAMETERS:
+            raise InvalidArgument(f"The SQL names ${most}; at most ${MOST_PARAMETERS} is possible.")
+        name = f"agentdb_plan_{number}"
+        return [
+            planning.any_values(),
+            Statement(f"{_PREPARE.format(name)}{self.sql}"),
+            Statement(f"{self._explain}EXECUTE {name}({', '.join(['NULL'] * most)})"),
+        ]
+
+    def counted(self, error: AgentDBError) -> AgentDBError:
+        """An error whose position is that in the caller's text."""
+        if error.position is not None:
+            ours = _PREPARE.format("agentdb_plan_1") if self.generic else self._explain
+            error.position = error.position - len(ours) if error.position > len(ours) else None
+        return error
+
+    @property
+    def _explain(self) -> str:
+        return f"EXPLAIN (FORMAT JSON, VERBOSE{', ANALYZE, BUFFERS' if self.analyze else ''}) "
+
+    @property
+    def _places(self) -> list[int]:
+        """The numbers of $1, $2, …"""
+        tokens = [token.text for token in scan(self.sql).tokens if token.kind == "other"]
+        return [int(found[1]) for text in tokens if (found := _PLACE.match(text))]
 
 
-def _prefix(*, analyze: bool, generic: bool) -> str:
-    options = ["FORMAT JSON", "VERBOSE"]
-    if analyze:
-        options += ["ANALYZE", "BUFFERS"]
-    if generic:
-        options.append("GENERIC_PLAN")
-    return f"EXPLAIN ({', '.join(options)}) "
-
-
-def in_callers_text(error: AgentDBError, statement: Statement, sql: str) -> AgentDBError:
-    """An error's position counted in what the caller wrote."""
-    if error.position is not None:
-        at = error.position - (len(statement.sql) - len(sql))
-        error.position = at if at > 0 else None
-    return error
-
-
-def has_placeholders(sql: str) -> bool:
-    return any(token.kind == "other" and token.text.startswith("$") for token in scan(sql).tokens)
-
-
-def no_generic_plan(version: int) -> InvalidArgument:
-    return InvalidArgument(
-        f"The text has $1, … and no values for them, which Postgres plans from 16 on; this is {version // 10_000}.",
-        hint="Write example values into the SQL; explain_query also takes them in params.",
-    )
+async def plan_as_is(look: Look, planned: Planned) -> Plan:
+    """The plan in the world as it is. Raises AgentDBError, its position in the caller's text."""
+    try:
+        return plan_of((await look.run(planned.statements()))[-1])
+    except AgentDBError as error:
+        raise planned.counted(error) from None
 
 
 def plan_of(result: Result) -> Plan:
