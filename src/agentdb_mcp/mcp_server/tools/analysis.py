@@ -9,7 +9,7 @@ from pydantic import Field
 
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.mcp_server import rendering, schemas
-from agentdb_mcp.mcp_server.arguments import Arguments, Name, Params, Sql
+from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
@@ -22,24 +22,25 @@ _SHOWN_CHARACTERS = 300
 
 
 class HypotheticalIndex(Arguments):
-    table: Name = Field(description="Its table.")
-    columns: list[Name] = Field(min_length=1, max_length=8, description="Its columns, in order.")
+    # Names are looked up in the catalog; bounds of theirs would only make the list of tools longer.
+    table: str = Field(description="Its table.")
+    columns: list[str] = Field(min_length=1, description="Its columns.")
     using: Literal["btree", "hash", "brin", "gin", "gist"] = Field(default="btree", description="Its kind.")
-    schema_name: Name | None = Field(default=None, alias="schema", description="The table's schema.")
+    schema_name: str = Field(default="", alias="schema", description="The table's schema.")
 
 
 class ExplainQuery(Arguments):
-    sql: Sql
-    params: Params = Field(default=[])
-    analyze: bool = Field(default=False, description="Run it, read-only, and show what really happened.")
+    sql: str = Field(min_length=1, description="One SQL statement.")
+    params: list[Any] = Field(default=[], max_length=1000, description="Values for $1, $2, …")
+    analyze: bool = Field(default=False, description="Run it, read-only, and tell what happened.")
     hypothetical_indexes: list[HypotheticalIndex] = Field(
         default=[], max_length=8, description="Plan as if these existed."
     )
 
 
 class IndexSearch(Arguments):
-    max_index_size_mb: int = Field(default=1000, ge=1, description="MB that all new indexes may take together.")
-    method: Literal["dta"] = Field(default="dta", description="Greedy search by the planner's costs.")
+    max_index_size_mb: int = Field(default=1000, ge=1, le=1_000_000, description="MB for all new indexes.")
+    method: Literal["dta"] = Field(default="dta", description="Greedy, by cost.")
 
 
 class AnalyzeQueryIndexes(IndexSearch):
@@ -48,7 +49,8 @@ class AnalyzeQueryIndexes(IndexSearch):
 
 async def _explain_query(do: Operations, scope: Scope, given: ExplainQuery) -> Rendered:
     hypothetical = [
-        Hypothesis(one.table, tuple(one.columns), one.using, one.schema_name) for one in given.hypothetical_indexes
+        Hypothesis(one.table, tuple(one.columns), one.using, one.schema_name or None)
+        for one in given.hypothetical_indexes
     ]
     statement = Statement(given.sql, given.params)
     found = await do.analysis.explain(do.tenant, scope, statement, analyze=given.analyze, hypothetical=hypothetical)
@@ -141,21 +143,14 @@ def _numbers(queries: Sequence[int]) -> str:
     return f"{'query' if len(queries) == 1 else 'queries'} {', '.join(map(str, queries))}"
 
 
-_OPTIONAL = schemas.NOTES
-_EXPLAINED = schemas.answer(
-    _OPTIONAL,
-    plan={"type": "object"},
-    plan_text=schemas.STRING,
-    total_cost={"type": "number"},
-    advice={"type": "array"},
-)
-_ADVISED = schemas.answer(_OPTIONAL, recommendations=schemas.objects(sql=schemas.STRING), queries={"type": "array"})
+_EXPLAINED = schemas.answer(plan={"type": "object"}, total_cost={"type": "number"}, advice={"type": "array"})
+_ADVISED = schemas.answer(recommendations={"type": "array"}, queries={"type": "array"})
 
 TOOLS = (
     Tool(
         "explain_query",
-        "Explain a statement's plan",
-        "Postgres's plan and cost of a statement, and what to do about it in words; nothing runs without analyze.",
+        "Explain a statement",
+        "Its plan and cost, and advice in words. Nothing runs without analyze.",
         ExplainQuery,
         _EXPLAINED,
         _explain_query,
@@ -163,7 +158,7 @@ TOOLS = (
     Tool(
         "analyze_query_indexes",
         "Find indexes for statements",
-        "Indexes that would make these statements cheaper, measured by their plans. Creates none.",
+        "Indexes that would make these statements cheaper, tried in their plans. Creates none.",
         AnalyzeQueryIndexes,
         _ADVISED,
         _analyze_query_indexes,
@@ -171,7 +166,7 @@ TOOLS = (
     Tool(
         "analyze_workload_indexes",
         "Find indexes for the workload",
-        "Indexes that would make the statements cheaper that took most time here so far. Creates none.",
+        "As analyze_query_indexes, for the statements that took most time so far.",
         IndexSearch,
         _ADVISED,
         _analyze_workload_indexes,
