@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from advising import World, brief
 from workloads import WORKLOADS
 
+from agentdb_mcp.bootstrap import Application, open_application
+from agentdb_mcp.errors import BudgetExceeded, NotAllowed, SqlError
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.models import Scope
+from agentdb_mcp.models import BudgetState, Quantities, Scope, Tenant
+from agentdb_mcp.services.analysis import Explained, Hypothesis
+from agentdb_mcp.settings import load_settings
+from agentdb_mcp.store import SettledHour
 
 # Costs below this say nothing: a page here or there.
 LITTLE = 5.0
@@ -63,3 +70,160 @@ async def _blocks(world: World, text: str) -> int:
     )
     plan: dict[str, Any] = answer.results[0].rows[0][0][0]["Plan"]  # type: ignore[index]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize(
+    ("there", "sql"),
+    [
+        (None, "SELECT * FROM accounts WHERE aid = 5"),
+        (None, "SELECT * FROM lineitem WHERE l_orderkey = 5"),
+        (None, "SELECT * FROM lineitem WHERE l_orderkey = 5 AND l_linenumber = 1 AND l_quantity = 7"),
+        ("orders (o_custkey, o_orderdate)", "SELECT * FROM orders WHERE o_custkey = 5"),
+        ("orders (o_orderdate DESC)", "SELECT * FROM orders ORDER BY o_orderdate LIMIT 3"),
+        (None, "SELECT * FROM orders WHERE o_orderstatus IN ('O', 'F')"),
+        (None, "SELECT * FROM orders"),
+        (None, "SELECT 1"),
+        (None, "INSERT INTO history VALUES (1, 2, 3, 4, now())"),
+    ],
+)
+async def test_nothing_is_advised_that_is_there_or_wins_too_little(built: World, there: str | None, sql: str) -> None:
+    if there is not None:
+        await built.run(f"CREATE INDEX there ON {there}")
+    try:
+        assert brief(await built.advise(sql)) == set()
+    finally:
+        await built.run("DROP INDEX IF EXISTS there")
+
+
+async def test_the_space_for_new_indexes_bounds_them(world: World) -> None:
+    texts, _ = WORKLOADS["several: what they share"]
+    free = await world.advise(*texts)
+    smallest = min(one.size_bytes for one in free.recommendations)
+    assert not (await world.advise(*texts, max_bytes=8192)).recommendations
+    bounded = await world.advise(*texts, max_bytes=2 * smallest)
+    assert bounded.recommendations
+    assert sum(one.size_bytes for one in bounded.recommendations) <= 2 * smallest
+
+
+async def test_statements_with_places_for_values_are_advised_on_for_any_values(world: World) -> None:
+    advice = await world.advise("SELECT * FROM orders WHERE o_custkey = $1 AND o_orderdate > $2")
+    assert any(one.startswith("orders(o_custkey") for one in brief(advice))
+
+
+async def test_columns_are_found_through_views_subqueries_and_common_table_expressions(built: World) -> None:
+    await built.run("CREATE VIEW of_clerks AS SELECT o_orderkey AS number, o_clerk AS clerk FROM orders")
+    for sql in (
+        "SELECT number FROM of_clerks WHERE clerk = 'Clerk 7'",
+        "SELECT * FROM (SELECT o_clerk AS a, o_orderkey FROM orders) AS s WHERE a = 'Clerk 7'",
+        "WITH w AS (SELECT * FROM orders) SELECT o_orderkey FROM w WHERE o_clerk = 'Clerk 7'",
+        "SELECT 1 FROM customer WHERE c_custkey = (SELECT max(o_custkey) FROM orders WHERE o_clerk = 'Clerk 7')",
+        "DELETE FROM orders WHERE o_clerk IN ('Clerk 7', 'Clerk 8')",
+    ):
+        assert any(one.startswith("orders(o_clerk") for one in brief(await built.advise(sql))), sql
+
+
+async def test_a_table_that_was_never_analyzed_is_remarked_on(built: World) -> None:
+    await built.run(
+        "CREATE TABLE unseen WITH (autovacuum_enabled = off) AS SELECT n FROM generate_series(1, 9000) AS n"
+    )
+    advice = await built.advise("SELECT * FROM unseen WHERE n = 5")
+    assert any("ANALYZE public.unseen" in remark for remark in advice.remarks)
+
+
+async def test_the_workload_is_what_ran_weighed_by_its_calls(built: World) -> None:
+    for number in range(5):
+        await built.run(f"SELECT count(*) FROM titles WHERE genres = 'Drama' AND startyear = {1990 + number}")
+    await built.run("SELECT interval '1 day'", "SELECT count(*) FROM ratings WHERE numvotes = 5 -- once")
+    before = await built.indexes()
+    advice = await built.analysis.indexes_for_workload(built.tenant, Scope.AGENT, 10**9)
+    (asked,) = [one for one in advice.asked if "genres = $1 AND startyear = $2" in one.sql]
+    assert asked.calls == 5
+    assert asked.cost_before is not None
+    assert asked.cost_after is not None
+    assert asked.cost_after < asked.cost_before / 2
+    assert any(asked.number in one.queries for one in advice.recommendations)
+    (without_plan,) = [one for one in advice.asked if one.sql == "SELECT interval $1"]
+    assert without_plan.skipped
+    assert not [one for one in advice.asked if one.sql.startswith(("EXPLAIN", "CREATE", "ANALYZE", "PREPARE"))]
+    assert await built.indexes() == before
+
+
+async def test_without_statistics_of_statements_there_is_no_workload(hypothetical: World) -> None:
+    with pytest.raises(NotAllowed, match="pg_stat_statements") as refused:
+        await hypothetical.analysis.indexes_for_workload(hypothetical.tenant, Scope.AGENT, 10**9)
+    assert "analyze_query_indexes" in (refused.value.hint or "")
+
+
+HYPOTHESES = 'SELECT count(*)::int FROM "What If".hypopg_list_indexes'
+OF_CLERK = "SELECT * FROM orders WHERE o_clerk = 'Clerk 7'"
+
+
+async def test_what_hypopg_made_is_gone_before_the_next_call_of_the_same_backend(hypothetical: World) -> None:
+    backends = await hypothetical.run("SELECT pg_backend_pid()")
+    before = await hypothetical.plan(OF_CLERK)
+    clerk = Hypothesis("orders", ("o_clerk",))
+    found = await explain(hypothetical, OF_CLERK, clerk)
+    assert found.method == "hypopg"
+    assert found.tried[0].name in found.plan.used_indexes()
+    assert await hypothetical.run(HYPOTHESES) == [[0]]
+    assert await hypothetical.plan(OF_CLERK) == before
+    # The second index cannot be made, when the first is there already.
+    await hypothetical.run("CREATE TABLE IF NOT EXISTS shapes (p point)")
+    with pytest.raises(SqlError):
+        await explain(hypothetical, OF_CLERK, clerk, Hypothesis("shapes", ("p",)))
+    assert await hypothetical.run(HYPOTHESES) == [[0]]
+    await hypothetical.advise(OF_CLERK)
+    assert await hypothetical.run(HYPOTHESES) == [[0]]
+    assert await hypothetical.plan(OF_CLERK) == before
+    assert await hypothetical.run("SELECT pg_backend_pid()") == backends, "all of it was in one backend"
+
+
+async def test_what_an_agent_left_to_hypopg_itself_is_in_no_plan_of_ours(hypothetical: World) -> None:
+    left = "CREATE INDEX ON customer (c_name)"
+    await hypothetical.run(f"""SELECT indexname FROM "What If".hypopg_create_index('{left}')""")
+    sql = "SELECT * FROM customer WHERE c_name = 'Customer 7'"
+    assert (await explain(hypothetical, sql, Hypothesis("orders", ("o_clerk",)))).plan.used_indexes() == set()
+
+
+async def test_what_hypopg_does_not_know_is_built(hypothetical: World) -> None:
+    await hypothetical.run("CREATE TABLE IF NOT EXISTS shapes (p point)")
+    found = await explain(hypothetical, "SELECT * FROM shapes", Hypothesis("shapes", ("p",), "gist"))
+    assert found.method == "build"
+
+
+async def test_hypopg_is_for_readers_too(hypothetical: World, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('name = "x"\nversion = "1"\n[access]\nmode = "restricted"\n[analysis]\nbuild_max_bytes = 0\n')
+    url = hypothetical.application.settings.agent_db_url
+    assert url is not None
+    environ = {"AGENT_DB_URL": url.reveal(), "AGENTDB_POLICY": str(policy)}
+    async with open_application(load_settings(environ)) as application:
+        reader = World(application, Tenant(), "hypopg")
+        assert (await explain(reader, OF_CLERK, Hypothesis("orders", ("o_clerk",)))).method == "hypopg"
+        assert brief(await reader.advise(OF_CLERK)) == {"orders(o_clerk)"}
+
+
+async def test_over_budget_plans_are_made_and_no_index_is_built(application: Application) -> None:
+    world = World(application, Tenant("spent", "spent-workspace"), "build")
+    managed = application.managed()
+    await managed.lifecycle.identity.ensure_user("spent")
+    await managed.usage.store.ensure("spent", anchor=datetime.now(UTC) - timedelta(days=3))
+    await managed.lifecycle.create_workspace("spent-workspace", "spent", "Notes")
+    await world.run("CREATE TABLE t (n int)", "INSERT INTO t SELECT generate_series(1, 5000)", "ANALYZE t")
+    row = await managed.lifecycle.databases.find(Scope.AGENT, "agent-spent-workspace")
+    assert row is not None
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    used = Quantities(storage_byte_us=round(2.02 / 0.35 * 10**9 * 744 * 3600 * 10**6))
+    await managed.usage.ledger.settle([SettledHour(row.id, hour, used)], {}, 250)
+    assert (await managed.usage.report("spent")).state is BudgetState.EXCEEDED
+    found = await explain(world, "SELECT * FROM t WHERE n = 5")
+    assert found.plan.total_cost > 0
+    assert "$2.00" in (found.budget_note or "")
+    with pytest.raises(BudgetExceeded, match="built to be tried"):
+        await explain(world, "SELECT * FROM t WHERE n = 5", Hypothesis("t", ("n",)))
+    with pytest.raises(BudgetExceeded, match="built to be tried"):
+        await world.advise("SELECT * FROM t WHERE n = 5")
+
+
+async def explain(world: World, sql: str, *hypotheses: Hypothesis) -> Explained:
+    return await world.analysis.explain(world.tenant, Scope.AGENT, Statement(sql), hypothetical=hypotheses)
