@@ -11,7 +11,15 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget"}
+READERS = {
+    "list_schemas",
+    "list_objects",
+    "get_object_details",
+    "get_budget",
+    "explain_query",
+    "analyze_query_indexes",
+    "analyze_workload_indexes",
+}
 WRITERS = {"execute_sql", "execute_transaction"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
@@ -20,6 +28,9 @@ ARGUMENTS = {
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
+    "explain_query": {"database", "sql", "params", "analyze", "hypothetical_indexes"},
+    "analyze_query_indexes": {"database", "queries", "max_index_size_mb", "method"},
+    "analyze_workload_indexes": {"database", "max_index_size_mb", "method"},
 }
 
 
@@ -84,6 +95,9 @@ async def test_required_arguments_are_those_without_which_a_call_has_no_meaning(
     assert required["execute_sql"] == {"sql"}
     assert required["execute_transaction"] == {"statements"}
     assert required["list_schemas"] == set()
+    assert required["explain_query"] == {"sql"}
+    assert required["analyze_query_indexes"] == {"queries"}
+    assert required["analyze_workload_indexes"] == set()
     assert "object_name" in required["get_object_details"]
 
 
@@ -117,6 +131,9 @@ async def test_every_argument_is_described(agent: Serve) -> None:
         ("execute_sql", "params", {"maxItems"}),
         ("execute_sql", "max_rows", {"minimum", "maximum"}),
         ("execute_transaction", "statements", {"minItems", "maxItems"}),
+        ("explain_query", "sql", {"minLength", "maxLength"}),
+        ("explain_query", "hypothetical_indexes", {"maxItems"}),
+        ("analyze_query_indexes", "queries", {"minItems", "maxItems"}),
     ],
 )
 async def test_an_argument_tells_its_bounds(agent: Serve, name: str, argument: str, bounds: set[str]) -> None:
@@ -176,6 +193,18 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("get_object_details", {}, "object_name"),
         ("get_object_details", {"object_name": 1}, "object_name"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
+        ("explain_query", {}, "sql"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t"}]}, "columns"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": []}]}, "columns"),
+        (
+            "explain_query",
+            {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": ["a"], "using": "magic"}]},
+            "using",
+        ),
+        ("analyze_query_indexes", {"queries": []}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"] * 11}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"], "max_index_size_mb": 0}, "max_index_size_mb"),
+        ("analyze_workload_indexes", {"method": "llm"}, "method"),
     ],
 )
 async def test_wrong_arguments_are_an_invalid_argument_that_names_them(

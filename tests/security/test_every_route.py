@@ -345,6 +345,9 @@ ARGUMENTS = {
     "execute_sql": {"sql": HARM},
     "execute_transaction": {"statements": [{"sql": HARM}]},
     "get_budget": {},
+    "explain_query": {"sql": HARM},
+    "analyze_query_indexes": {"queries": [HARM]},
+    "analyze_workload_indexes": {},
 }
 
 
