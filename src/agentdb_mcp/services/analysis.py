@@ -69,7 +69,7 @@ class Analysis:
         hypothetical: Sequence[Hypothesis] = (),
     ) -> Explained:
         """The statement's plan; with `analyze` it runs, read-only. Raises AgentDBError."""
-        planned = Planned(statement.sql, statement.params, analyze)
+        planned = Planned.of(statement.sql, statement.params, analyze=analyze)
         _check_together(analyze=analyze, generic=planned.generic, hypothetical=bool(hypothetical))
         seconds = self._policy.limits.timeout_s * (2 if hypothetical else 1)
         async with self._queries.look(tenant, scope, [statement], seconds) as look:

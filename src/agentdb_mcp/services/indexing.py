@@ -12,10 +12,21 @@ from agentdb_mcp.advice.candidates import Need, candidates, needs
 from agentdb_mcp.advice.greedy import Trial
 from agentdb_mcp.advice.indexes import Index, Table, estimated_bytes
 from agentdb_mcp.advice.plans import Plan
-from agentdb_mcp.errors import AgentDBError, NotAllowed, SqlError, StatementTimeout
+from agentdb_mcp.errors import (
+    AgentDBError,
+    InvalidArgument,
+    NotAllowed,
+    ResultTooLarge,
+    SqlError,
+    StatementRefused,
+    StatementTimeout,
+)
 from agentdb_mcp.services.look import Look
-from agentdb_mcp.services.trials import Method, Planned, Relation, Trials, Tried, plan_as_is, read_tables
+from agentdb_mcp.services.trials import Method, Planned, Relation, Trials, plan_as_is, read_tables
 
+# Errors that say something about one statement and nothing about the others.
+_OF_THE_STATEMENT = (SqlError, StatementRefused, InvalidArgument, ResultTooLarge)
+LOCK_NOT_AVAILABLE = "55P03"
 # What the last look at all chosen indexes together is left, of the time of the whole.
 RESERVED_S = 3.0
 
@@ -27,21 +38,15 @@ class Asked:
     number: int
     sql: str
     calls: int | None = None
+    planned: Planned = field(default_factory=lambda: Planned(""))
     plan: Plan | None = None
+    relations: set[Relation] = field(default_factory=set)
     cost_after: float | None = None
     skipped: str | None = None
 
     @property
-    def planned(self) -> Planned:
-        return Planned(self.sql)
-
-    @property
     def cost_before(self) -> float | None:
         return None if self.plan is None else self.plan.total_cost
-
-    @property
-    def relations(self) -> set[Relation]:
-        return set() if self.plan is None else set(self.plan.relations().values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +105,13 @@ async def find_indexes(
 
 async def _plan(look: Look, one: Asked, *, lenient: bool) -> None:
     try:
+        one.planned = Planned.of(one.sql)
         await look.judge(one.planned.judged)
         one.plan = await plan_as_is(look, one.planned)
+        one.relations = set(one.plan.relations().values())
         one.cost_after = one.plan.total_cost
     except AgentDBError as error:
-        if lenient and not isinstance(error, StatementTimeout):
+        if lenient and isinstance(error, _OF_THE_STATEMENT):
             one.skipped = error.message
             return
         error.message = f"Query {one.number}: {error.message}"
@@ -125,6 +132,7 @@ class _Search:
     sizes: dict[Index, int] = field(default_factory=dict)
     chosen: list[Index] = field(default_factory=list)
     now: dict[int, float] = field(default_factory=dict)
+    _busy: set[Relation] = field(default_factory=set)
     _known: dict[frozenset[Index], dict[int, float]] = field(default_factory=dict)
 
     async def prepare(self) -> None:
@@ -162,6 +170,8 @@ class _Search:
                 self.chosen.append(taken.index)
                 self.now |= taken.costs
             remaining = [] if taken is None or cut else [index for index in useful if index != taken.index]
+        for schema, name in sorted(self._busy):
+            self.remarks.append(f"{schema}.{name} is being written to by another call: ask again when it has ended.")
         if cut:
             self.remarks.append("Not every candidate was tried: the time, or the number of trials, of a call was over.")
 
@@ -183,33 +193,47 @@ class _Search:
         """What the chosen ones come to together, those that gain most first."""
         if not self.chosen or self.method is None:
             return []
-        plans, tried = await self.trials.plans(self.chosen, self.method, [one.planned for one in self.asked])
+        try:
+            plans, tried = await self.trials.plans(self.chosen, self.method, [one.planned for one in self.asked])
+        except (SqlError, StatementTimeout):
+            self.remarks.append("The costs are those of the last trials: the time was over, or another call wrote.")
+            return self._as_tried()
         for one, plan in zip(self.asked, plans, strict=True):
             one.cost_after = plan.total_cost
-        made = [self._recommendation(each, plans) for each in tried]
+        users = [(one, plan.used_indexes()) for one, plan in zip(self.asked, plans, strict=True)]
+        made = [
+            _recommendation(each.index, each.size_bytes, [one for one, names in users if each.name in names])
+            for each in tried
+        ]
         return sorted((one for one in made if one.queries), key=lambda one: one.cost_after - one.cost_before)
 
-    def _recommendation(self, each: Tried, plans: Sequence[Plan]) -> Recommendation:
-        used = [one for one, plan in zip(self.asked, plans, strict=True) if each.name in plan.used_indexes()]
-        before = sum(one.cost_before or 0.0 for one in used)
-        after = sum(one.cost_after or 0.0 for one in used)
-        return Recommendation(each.index, each.size_bytes, before, after, tuple(one.number for one in used))
+    def _as_tried(self) -> list[Recommendation]:
+        for one in self.asked:
+            one.cost_after = self.now[one.number]
+        return [_recommendation(index, self.sizes[index], self._affected(index)) for index in self.chosen]
+
+    def _affected(self, about: Index) -> list[Asked]:
+        return [one for one in self.asked if about.relation in one.relations]
 
     async def _costs(self, about: Index, indexes: Iterable[Index]) -> dict[int, float] | None:
         """Of the statements that name the index's table, in a world with these indexes; None where that fails."""
-        affected = [one for one in self.asked if about.relation in one.relations]
+        affected = self._affected(about)
         near = set[Relation]().union(*(one.relations for one in affected))
         world = [index for index in indexes if index.relation in near]
         known = self._known.get(frozenset([*world]))
         if known is not None and all(one.number in known for one in affected):
             return {one.number: known[one.number] for one in affected}
+        if self._busy & {index.relation for index in world}:
+            return None
         if not world:
             return {one.number: one.cost_before or 0.0 for one in affected}
         self.tried += 1
         try:
             plans, tried = await self.trials.plans(world, self.method or "build", [one.planned for one in affected])
-        except (SqlError, StatementTimeout):
-            return None  # no index of this kind on such a column, or the table is being written to
+        except (SqlError, StatementTimeout) as error:
+            if error.sqlstate == LOCK_NOT_AVAILABLE:
+                self._busy |= {index.relation for index in world}
+            return None  # there is no index of this kind on such a column, or it takes too long
         self.sizes |= {each.index: each.size_bytes for each in tried}
         costs = {one.number: plan.total_cost for one, plan in zip(affected, plans, strict=True)}
         self._known.setdefault(frozenset(world), {}).update(costs)
@@ -220,6 +244,12 @@ class _Search:
 
     def _may_go_on(self) -> bool:
         return self.tried < self.max_trials and self.trials.look.left_s > RESERVED_S
+
+
+def _recommendation(index: Index, size_bytes: int, used: Sequence[Asked]) -> Recommendation:
+    before = sum(one.cost_before or 0.0 for one in used)
+    after = sum(one.cost_after or 0.0 for one in used)
+    return Recommendation(index, size_bytes, before, after, tuple(one.number for one in used))
 
 
 def _needs(plans: Sequence[Plan]) -> list[Need]:

@@ -127,10 +127,19 @@ class Planned:
     sql: str
     params: Sequence[object] = ()
     analyze: bool = False
+    places: int = 0
+
+    @classmethod
+    def of(cls, sql: str, params: Sequence[object] = (), *, analyze: bool = False) -> Planned:
+        """Raises InvalidArgument for a text with more places for values than a call takes."""
+        places = 0 if params else _places(sql)
+        if places > MOST_PARAMETERS:
+            raise InvalidArgument(f"The SQL names ${places}; at most ${MOST_PARAMETERS} is possible.")
+        return cls(sql, params, analyze, places)
 
     @property
     def generic(self) -> bool:
-        return not self.params and bool(self._places)
+        return self.places > 0
 
     @property
     def judged(self) -> str:
@@ -138,16 +147,14 @@ class Planned:
         return self._explain + self.sql
 
     def statements(self, number: int = 1) -> list[Statement]:
-        """The last one answers the plan. `number` tells apart those of one call. Raises InvalidArgument."""
+        """The last one answers the plan. `number` tells apart those of one call."""
         if not self.generic:
             return [Statement(self.judged, self.params)]
-        if (most := max(self._places)) > MOST_PARAMETERS:
-            raise InvalidArgument(f"The SQL names ${most}; at most ${MOST_PARAMETERS} is possible.")
         name = f"agentdb_plan_{number}"
         return [
             planning.any_values(),
             Statement(f"{_PREPARE.format(name)}{self.sql}"),
-            Statement(f"{self._explain}EXECUTE {name}({', '.join(['NULL'] * most)})"),
+            Statement(f"{self._explain}EXECUTE {name}({', '.join(['NULL'] * self.places)})"),
         ]
 
     def counted(self, error: AgentDBError) -> AgentDBError:
@@ -161,11 +168,11 @@ class Planned:
     def _explain(self) -> str:
         return f"EXPLAIN (FORMAT JSON, VERBOSE{', ANALYZE, BUFFERS' if self.analyze else ''}) "
 
-    @property
-    def _places(self) -> list[int]:
-        """The numbers of $1, $2, …"""
-        tokens = [token.text for token in scan(self.sql).tokens if token.kind == "other"]
-        return [int(found[1]) for text in tokens if (found := _PLACE.match(text))]
+
+def _places(sql: str) -> int:
+    """The greatest number of $1, $2, …; 0 where there are none."""
+    tokens = [token.text for token in scan(sql).tokens if token.kind == "other"]
+    return max((int(found[1]) for text in tokens if (found := _PLACE.match(text))), default=0)
 
 
 async def plan_as_is(look: Look, planned: Planned) -> Plan:

@@ -142,6 +142,18 @@ async def test_analyze_of_a_view_that_writes_ends_at_the_wall(shop: World) -> No
     assert await shop.run("SELECT count(*) FROM notes") == [[0]]
 
 
+async def test_analyze_with_an_operator_that_writes_ends_at_the_wall(shop: World) -> None:
+    await shop.run(
+        """CREATE FUNCTION noted(text, int) RETURNS bool IMMUTABLE LANGUAGE plpgsql
+           AS $$BEGIN INSERT INTO notes VALUES (1); RETURN true; END$$""",
+        "CREATE OPERATOR = (FUNCTION = noted, LEFTARG = text, RIGHTARG = int)",
+    )
+    for sql, analyze in (("SELECT * FROM parts WHERE label = item", True), ("SELECT 'a'::text = 1", False)):
+        error = await refused(shop, sql, analyze=analyze)
+        assert error.sqlstate == "25006"
+    assert await shop.run("SELECT count(*) FROM notes") == [[0]]
+
+
 async def test_analyze_needs_values_and_goes_with_no_hypothetical_index(shop: World) -> None:
     assert "params" in ((await refused(shop, "SELECT * FROM items WHERE id = $1", analyze=True)).hint or "")
     error = await refused(shop, "SELECT * FROM items", analyze=True, table="items", columns=("kind",))
@@ -302,3 +314,7 @@ async def test_building_waits_a_second_for_a_writer_and_gives_up(shop: World, op
         error = await refused(shop, "SELECT * FROM items", table="items", columns=("kind",))
         assert error.sqlstate == "55P03"
         assert error.retryable
+        advice = await shop.advise("SELECT * FROM items WHERE kind = 7 AND price > 5")
+        assert not advice.recommendations
+        assert advice.tried == 1, "nobody waits a second time"
+        assert any("public.items is being written to" in remark for remark in advice.remarks)
