@@ -144,13 +144,13 @@ async def test_analyze_of_a_view_that_writes_ends_at_the_wall(shop: World) -> No
 
 async def test_analyze_with_an_operator_that_writes_ends_at_the_wall(shop: World) -> None:
     await shop.run(
-        """CREATE FUNCTION noted(text, int) RETURNS bool IMMUTABLE LANGUAGE plpgsql
+        """CREATE FUNCTION noted(text, int) RETURNS bool VOLATILE LANGUAGE plpgsql
            AS $$BEGIN INSERT INTO notes VALUES (1); RETURN true; END$$""",
         "CREATE OPERATOR = (FUNCTION = noted, LEFTARG = text, RIGHTARG = int)",
     )
-    for sql, analyze in (("SELECT * FROM parts WHERE label = item", True), ("SELECT 'a'::text = 1", False)):
-        error = await refused(shop, sql, analyze=analyze)
-        assert error.sqlstate == "25006"
+    sql = "SELECT * FROM parts WHERE label = item"
+    assert (await refused(shop, sql, analyze=True)).sqlstate == "25006"
+    assert (await explain(shop, sql)).plan.total_cost > 0
     assert await shop.run("SELECT count(*) FROM notes") == [[0]]
 
 
