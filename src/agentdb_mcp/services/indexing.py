@@ -164,6 +164,8 @@ class _Search:
                 costs = await self._costs(index, [*self.chosen, index])
                 if costs is not None:
                     found.append(Trial(index, costs, self.sizes[index]))
+            if self.method == "build" and not self.chosen:
+                await self._plan_again()
             taken = greedy.best(found, self.now, weights, self._left_bytes())
             useful = [trial.index for trial in greedy.useful(found, self.now)]
             if taken is not None:
@@ -174,6 +176,13 @@ class _Search:
             self.remarks.append(f"{schema}.{name} is being written to by another call: ask again when it has ended.")
         if cut:
             self.remarks.append("Not every candidate was tried: the time, or the number of trials, of a call was over.")
+
+    async def _plan_again(self) -> None:
+        """Building an index counts the rows, and a rollback leaves the count: what was planned before knew less."""
+        plans, _ = await self.trials.plans([], "build", [one.planned for one in self.asked])
+        for one, plan in zip(self.asked, plans, strict=True):
+            one.plan, one.cost_after = plan, plan.total_cost
+            self.now[one.number] = plan.total_cost
 
     async def leave_out(self) -> None:
         """Drop what later choices made superfluous."""

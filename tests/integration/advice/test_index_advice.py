@@ -130,6 +130,19 @@ async def test_a_table_that_was_never_analyzed_is_remarked_on(built: World) -> N
     assert any("ANALYZE public.unseen" in remark for remark in advice.remarks)
 
 
+async def test_costs_before_and_after_are_of_the_same_knowledge_of_the_table(built: World) -> None:
+    """Rows turned out to be many more than estimated: a build finds out, and no index is to have the credit for it."""
+    await built.run(
+        "CREATE TABLE stale (n int, filler text)",
+        "INSERT INTO stale SELECT n, repeat('x', 2000) FROM generate_series(1, 300) AS n",
+        "ANALYZE stale",
+        "INSERT INTO stale SELECT n, '' FROM generate_series(1, 20000) AS n",
+    )
+    sql = "SELECT * FROM stale WHERE n = 5"
+    (asked,) = (await built.advise(sql)).asked
+    assert asked.cost_before == (await built.plan(sql))["Total Cost"]
+
+
 async def test_the_workload_is_what_ran_weighed_by_its_calls(built: World) -> None:
     for number in range(5):
         await built.run(f"SELECT count(*) FROM titles WHERE genres = 'Drama' AND startyear = {1990 + number}")
