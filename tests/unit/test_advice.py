@@ -239,6 +239,17 @@ def test_less_than_a_tenth_is_not_useful() -> None:
     assert greedy.best([Trial(A, {1: 90.0}, 1)], {1: 100.0}, {1: 1.0}, 9) is not None
 
 
+def test_what_costs_next_to_nothing_gets_no_index() -> None:
+    assert greedy.best([Trial(A, {1: 6.0}, 1)], {1: 15.0}, {1: 1000.0}, 9) is None
+
+
+def test_a_plan_of_thousands_of_partitions_is_read_in_part() -> None:
+    parts = [scan(f"t_{n}", "things", Filter="((t_0.a = 1) AND (t_0.b > 2))") for n in range(5_000)]
+    asked = plan({"Node Type": "Append", "Plans": parts})
+    assert len(needs(asked)) == 5_000
+    assert len(hints(asked, THINGS)) <= 12
+
+
 def test_an_index_that_nothing_would_miss_is_superfluous() -> None:
     assert greedy.superfluous({A: {1: 10.5}, B: {1: 100.0}}, {1: 10.0}) == A
     assert greedy.superfluous({A: {1: 20.0}, B: {1: 100.0}}, {1: 10.0}) is None

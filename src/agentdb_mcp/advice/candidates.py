@@ -12,6 +12,8 @@ from agentdb_mcp.advice.indexes import MAX_COLUMNS, Index, Key, Table, covered
 from agentdb_mcp.advice.plans import CONDITIONS, Node, Plan
 
 Relation = tuple[str, str]
+# Of all conditions of one plan, which of thousands of partitions has thousands.
+MOST_CHARACTERS = 50_000
 # Columns of one kind that are combined, for one table in one query.
 _MOST_COMBINED = 4
 _FORWARD = {" DESC": "", " DESC NULLS LAST": " NULLS FIRST"}
@@ -31,13 +33,18 @@ class Need:
 
 
 def needs(plan: Plan) -> list[Need]:
-    """Of each table that the plan names; a table that is named twice has two."""
+    """Of each table that the plan names; a table that is named twice has two. Takes up to a second."""
     found = {alias: Need(relation) for alias, relation in plan.relations().items()}
+    left = MOST_CHARACTERS
     for node, _ in plan.nodes():
-        for condition in CONDITIONS:
-            if isinstance(node.get(condition), str):
-                _read_condition(node[condition], found)
-        _read_order(node, found)
+        for text in (node.get(condition) for condition in CONDITIONS):
+            if isinstance(text, str) and len(text) <= left:
+                left -= len(text)
+                _read_condition(text, found)
+        if "Sort Key" in node or "Group Key" in node:
+            left -= sum(len(str(text)) for key in ("Sort Key", "Group Key") for text in node.get(key, ()))
+            if left >= 0:
+                _read_order(node, found)
     return list(found.values())
 
 

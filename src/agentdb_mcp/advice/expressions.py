@@ -92,10 +92,10 @@ def _conjunction(tree: exp.Expr) -> Iterator[Use]:
     if isinstance(tree, exp.Paren):
         yield from _conjunction(tree.this)
     elif isinstance(tree, exp.And):
-        yield from _conjunction(tree.left)
-        yield from _conjunction(tree.right)
+        for part in tree.flatten():
+            yield from _conjunction(part)
     elif isinstance(tree, exp.Or):
-        for part in (tree.left, tree.right):
+        for part in tree.flatten():
             for use in _conjunction(part):
                 yield Use(use.alias, use.column, Role.ANY)
     else:

@@ -9,6 +9,8 @@ from agentdb_mcp.advice.indexes import Index
 
 # What an index must take off a query's cost to be worth its writes and its space.
 USEFUL_SHARE = 0.10
+# And at least so much, about ten pages read in order: estimates that low say nothing.
+USEFUL_COST = 10.0
 # An index that gains this part of what the best one does is as good, and the smaller one is chosen.
 _AS_GOOD = 0.95
 
@@ -28,7 +30,7 @@ class Trial:
 
     def helps(self, now: Costs) -> list[int]:
         """The queries that it takes a useful share off."""
-        return [query for query, cost in self.costs.items() if cost <= now[query] * (1 - USEFUL_SHARE)]
+        return [query for query, cost in self.costs.items() if _worth_it(now[query], cost)]
 
 
 def useful(trials: Iterable[Trial], now: Costs) -> list[Trial]:
@@ -49,6 +51,10 @@ def best(trials: Iterable[Trial], now: Costs, weights: Costs, left_bytes: int) -
 def superfluous(without: Mapping[Index, Costs], now: Costs) -> Index | None:
     """Of chosen indexes the first that no query would miss a useful share without."""
     for index, costs in without.items():
-        if not any(now[query] <= cost * (1 - USEFUL_SHARE) for query, cost in costs.items()):
+        if not any(_worth_it(cost, now[query]) for query, cost in costs.items()):
             return index
     return None
+
+
+def _worth_it(without: float, with_it: float) -> bool:
+    return without - with_it >= max(USEFUL_COST, without * USEFUL_SHARE)

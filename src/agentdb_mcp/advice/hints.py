@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from agentdb_mcp.advice.candidates import Relation, candidates, needs
+from agentdb_mcp.advice.candidates import Need, Relation, candidates, needs
 from agentdb_mcp.advice.indexes import Table
 from agentdb_mcp.advice.plans import Node, Plan, children, subject
 
@@ -17,11 +18,17 @@ MOST_HINTS = 12
 
 
 def hints(plan: Plan, tables: Mapping[Relation, Table]) -> list[str]:
-    """At most MOST_HINTS sentences, each once, in the order of the plan; `tables` are those that are known."""
+    """At most MOST_HINTS sentences, each once, in the order of the plan; `tables` are those that are known.
+
+    Takes up to a second for a large plan.
+    """
     said: dict[str, None] = {}
+    look = _Look(tables, needs(plan))
     for node, _ in plan.nodes():
-        for sentence in _of(node, plan, tables):
+        for sentence in _of(node, look):
             said[sentence] = None
+        if len(said) >= MOST_HINTS:
+            break
     for relation in plan.relations().values():
         table = tables.get(relation)
         if table is not None and table.indexable and not table.analyzed:
@@ -29,23 +36,39 @@ def hints(plan: Plan, tables: Mapping[Relation, Table]) -> list[str]:
     return list(said)[:MOST_HINTS]
 
 
-def wants_tables(plan: Plan) -> bool:
-    """Whether there is anything to say that takes what the catalog knows."""
-    return bool(plan.relations())
+@dataclass(frozen=True, slots=True)
+class _Look:
+    tables: Mapping[Relation, Table]
+    wanted: Sequence[Need]
+    _said: dict[Relation, str] = field(default_factory=dict)
+
+    def index_words(self, relation: Relation) -> str:
+        """The first index that might help to find the table's rows, of those that there are not yet."""
+        if relation not in self._said:
+            self._said[relation] = self._index_words(relation)
+        return self._said[relation]
+
+    def _index_words(self, relation: Relation) -> str:
+        wanted = [replace(need, sorts={}, groups={}) for need in self.wanted if need.relation == relation]
+        found = candidates(wanted, self.tables)
+        if not found:
+            return ""
+        keys = ", ".join(key.name for key in found[0].keys)
+        return f" An index on ({keys}) may help: analyze_query_indexes measures it."
 
 
-def _of(node: Node, plan: Plan, tables: Mapping[Relation, Table]) -> Iterator[str]:
-    yield from _dropped(node, plan, tables)
+def _of(node: Node, look: _Look) -> Iterator[str]:
+    yield from _dropped(node, look)
     yield from _misjudged(node)
     yield from _spilled(node)
-    yield from _nested(node, plan, tables)
+    yield from _nested(node, look)
 
 
-def _dropped(node: Node, plan: Plan, tables: Mapping[Relation, Table]) -> Iterator[str]:
+def _dropped(node: Node, look: _Look) -> Iterator[str]:
     if node.get("Node Type") not in ("Seq Scan", "Index Scan", "Bitmap Heap Scan") or "Filter" not in node:
         return
     relation = (str(node.get("Schema")), str(node.get("Relation Name")))
-    read, kept, seen = _read_and_kept(node, tables.get(relation))
+    read, kept, seen = _read_and_kept(node, look.tables.get(relation))
     if read < MANY_ROWS or kept > read * (1 - DROPPED_SHARE):
         return
     share = 100 * (1 - kept / read)
@@ -54,7 +77,7 @@ def _dropped(node: Node, plan: Plan, tables: Mapping[Relation, Table]) -> Iterat
         f"{node['Node Type']} on {subject(node)} {how}: of {'' if seen else 'about '}{read:,.0f} it drops"
         f" {share:.4g} % by {_shortened(str(node['Filter']))}."
     )
-    yield sentence + _index_words(relation, plan, tables)
+    yield sentence + look.index_words(relation)
 
 
 def _read_and_kept(node: Node, table: Table | None) -> tuple[float, float, bool]:
@@ -65,19 +88,6 @@ def _read_and_kept(node: Node, table: Table | None) -> tuple[float, float, bool]
     if node.get("Node Type") != "Seq Scan" or table is None:
         return 0.0, 0.0, False
     return max(table.rows, 0.0), float(node.get("Plan Rows", 0)), False
-
-
-def _index_words(relation: Relation, plan: Plan, tables: Mapping[Relation, Table]) -> str:
-    """The first index that might help, among those that there are not yet."""
-    wanted = [need for need in needs(plan) if need.relation == relation]
-    for need in wanted:
-        need.sorts.clear()
-        need.groups.clear()
-    found = candidates(wanted, tables)
-    if not found:
-        return ""
-    keys = ", ".join(key.name for key in found[0].keys)
-    return f" An index on ({keys}) may help: analyze_query_indexes measures it."
 
 
 def _misjudged(node: Node) -> Iterator[str]:
@@ -114,7 +124,7 @@ def _spilled(node: Node) -> Iterator[str]:
         yield f"Grouping spilled {node['Disk Usage']:,} kB to disk. Filter earlier, or group by fewer values."
 
 
-def _nested(node: Node, plan: Plan, tables: Mapping[Relation, Table]) -> Iterator[str]:
+def _nested(node: Node, look: _Look) -> Iterator[str]:
     if node.get("Node Type") != "Nested Loop" or len(children(node)) < 2:
         return
     outer, inner = children(node)[:2]
@@ -125,12 +135,12 @@ def _nested(node: Node, plan: Plan, tables: Mapping[Relation, Table]) -> Iterato
     if loops < MANY_LOOPS or scanned.get("Node Type") != "Seq Scan":
         return
     relation = (str(scanned.get("Schema")), str(scanned.get("Relation Name")))
-    table = tables.get(relation)
+    table = look.tables.get(relation)
     if table is not None and 0 <= table.rows < MANY_ROWS / 10:
         return
     yield (
         f"A nested loop goes through {subject(scanned)} {loops:,.0f} times, each time through all of it."
-        + (_index_words(relation, plan, tables) or " Join by equality, so that it can be hashed.")
+        + (look.index_words(relation) or " Join by equality, so that it can be hashed.")
     )
 
 

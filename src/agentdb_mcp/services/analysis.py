@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import anyio.to_thread
+
 from agentdb_mcp.advice.hints import hints
 from agentdb_mcp.advice.indexes import Index, Key, Table
 from agentdb_mcp.advice.plans import Plan
@@ -81,9 +83,8 @@ class Analysis:
             if hypothetical:
                 found = await self._with_indexes(look, planned, plan, hypothetical)
             tables = await read_tables(look, set(found.plan.relations().values()))
-            return replace(
-                found, hints=tuple(hints(found.plan, tables)), budget_note=look.budget_note, notes=look.notes
-            )
+            said = await anyio.to_thread.run_sync(hints, found.plan, tables)
+            return replace(found, hints=tuple(said), budget_note=look.budget_note, notes=look.notes)
 
     async def _with_indexes(
         self, look: Look, planned: Planned, before: Plan, hypothetical: Sequence[Hypothesis]
