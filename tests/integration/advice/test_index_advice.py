@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from advising import World, brief
 from workloads import WORKLOADS
@@ -195,6 +196,15 @@ async def test_what_hypopg_made_is_gone_before_the_next_call_of_the_same_backend
     assert await hypothetical.run(HYPOTHESES) == [[0]]
     assert await hypothetical.plan(OF_CLERK) == before
     assert await hypothetical.run("SELECT pg_backend_pid()") == backends, "all of it was in one backend"
+
+
+async def test_a_call_that_is_cancelled_at_any_moment_leaves_no_hypothesis(hypothetical: World) -> None:
+    before = await hypothetical.plan(OF_CLERK)
+    for milliseconds in range(2, 42, 4):
+        with anyio.move_on_after(milliseconds / 1000):
+            await explain(hypothetical, OF_CLERK, Hypothesis("orders", ("o_clerk",)))
+        assert await hypothetical.run(HYPOTHESES) == [[0]]
+        assert await hypothetical.plan(OF_CLERK) == before
 
 
 async def test_what_an_agent_left_to_hypopg_itself_is_in_no_plan_of_ours(hypothetical: World) -> None:
