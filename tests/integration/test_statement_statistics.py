@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -8,10 +9,12 @@ import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.embedded import EmbeddedPostgres
-from agentdb_mcp.errors import SqlError
+from agentdb_mcp.errors import NotAllowed, SqlError
 from agentdb_mcp.execution import Statement, catalog, statistics
 from agentdb_mcp.execution.statistics import SORT_BY, SortBy
+from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.models import Scope, Tenant
+from agentdb_mcp.services import Health
 from agentdb_mcp.settings import load_settings
 
 ADA, BOB = Tenant("stats-ada", "of-ada"), Tenant("stats-bob", "of-bob")
@@ -155,6 +158,35 @@ async def test_of_a_login_with_several_databases_and_an_odd_name_only_this_one_i
         for name in names:
             await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await superuser.execute(f'DROP ROLE "{login}"')
+
+
+async def test_where_policy_allows_it_an_agent_adds_it_and_sees_its_statements(
+    environ: dict[str, str], stack: LocalStack, tmp_path: Path
+) -> None:
+    """As at Neon, where the admin may create it; here it takes a superuser."""
+    policy = tmp_path / "adds.toml"
+    policy.write_text('name = "adds"\nversion = "1"\n[extensions]\nallow = ["pg_stat_statements"]\n')
+    eve = Tenant("stats-eve", "of-eve")
+    async with open_application(load_settings(environ | {"AGENTDB_POLICY": str(policy)})) as application:
+        answer = await application.queries.execute(eve, Scope.AGENT, [Statement("SELECT current_database()")])
+        inside = await asyncpg.connect(stack.postgres.uri(str(answer.results[0].rows[0][0])).reveal())
+        await inside.execute("DROP EXTENSION pg_stat_statements")
+        admin = await inside.fetchval(
+            "SELECT datdba::regrole::text FROM pg_database WHERE datname = current_database()"
+        )
+        await inside.execute(f"ALTER ROLE {admin} SUPERUSER")
+        health = Health(application.queries, application.policy)
+        with pytest.raises(NotAllowed) as missing:
+            await health.top_queries(eve, Scope.AGENT, "total_time", 100, 100)
+        hint = missing.value.hint or ""
+        assert hint.startswith("Run it with execute_sql: ")
+        await run(application, eve, hint.removeprefix("Run it with execute_sql: "), "CREATE TABLE of_eve ()")
+        result = await health.top_queries(eve, Scope.AGENT, "total_time", 100, 100)
+        assert "CREATE TABLE of_eve ()" in [row[0] for row in result.rows]
+        with pytest.raises(SqlError):
+            await run(application, eve, "SELECT extensions.pg_stat_statements_reset()")
+        await inside.execute(f"ALTER ROLE {admin} NOSUPERUSER")
+        await inside.close()
 
 
 async def test_where_it_is_missing_the_catalog_says_so(postgres: EmbeddedPostgres, project_uri: Any) -> None:
