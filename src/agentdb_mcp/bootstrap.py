@@ -19,6 +19,7 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Analysis,
     Audit,
     Budgets,
     Clock,
@@ -116,9 +117,9 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        health = Health(self.queries, self.policy, usage)
+        health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
         copying = Copying(self.queries.calls)
-        return Operations(tenant, self.queries, usage, self.policy, self.pages, health, copying)
+        return Operations(tenant, self.queries, usage, self.policy, self.pages, health, analysis, copying)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

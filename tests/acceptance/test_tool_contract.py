@@ -20,6 +20,9 @@ READERS = {
     "analyze_db_health",
     "get_budget",
     "get_rows",
+    "explain_query",
+    "analyze_query_indexes",
+    "analyze_workload_indexes",
 }
 WRITERS = {"execute_sql", "execute_transaction", "copy_rows"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
@@ -32,6 +35,9 @@ ARGUMENTS = {
     "execute_transaction": {"database", "statements"},
     "get_rows": {"database", "handle", "max_rows"},
     "copy_rows": {"from_database", "query", "to_table", "to_schema", "mode"},
+    "explain_query": {"database", "sql", "params", "analyze", "hypothetical_indexes"},
+    "analyze_query_indexes": {"database", "queries", "max_index_size_mb", "method"},
+    "analyze_workload_indexes": {"database", "max_index_size_mb", "method"},
     "get_top_queries": {"database", "sort_by", "limit"},
     "analyze_db_health": {"database", "health_type"},
 }
@@ -102,6 +108,9 @@ async def test_required_arguments_are_those_without_which_a_call_has_no_meaning(
     assert required["copy_rows"] == {"from_database", "query", "to_table"}
     assert required["list_schemas"] == set()
     assert required["get_rows"] == {"handle"}
+    assert required["explain_query"] == {"sql"}
+    assert required["analyze_query_indexes"] == {"queries"}
+    assert required["analyze_workload_indexes"] == set()
     assert "object_name" in required["get_object_details"]
 
 
@@ -139,6 +148,9 @@ async def test_every_argument_is_described(agent: Serve) -> None:
         ("get_rows", "handle", {"minLength", "maxLength"}),
         ("get_rows", "max_rows", {"minimum", "maximum"}),
         ("execute_transaction", "statements", {"minItems", "maxItems"}),
+        ("explain_query", "sql", {"minLength", "maxLength"}),
+        ("explain_query", "hypothetical_indexes", {"maxItems"}),
+        ("analyze_query_indexes", "queries", {"minItems", "maxItems"}),
     ],
 )
 async def test_an_argument_tells_its_bounds(agent: Serve, name: str, argument: str, bounds: set[str]) -> None:
@@ -213,6 +225,18 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
         ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
+        ("explain_query", {}, "sql"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t"}]}, "columns"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": []}]}, "columns"),
+        (
+            "explain_query",
+            {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": ["a"], "using": "magic"}]},
+            "using",
+        ),
+        ("analyze_query_indexes", {"queries": []}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"] * 11}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"], "max_index_size_mb": 0}, "max_index_size_mb"),
+        ("analyze_workload_indexes", {"method": "llm"}, "method"),
     ],
 )
 async def test_wrong_arguments_are_an_invalid_argument_that_names_them(

@@ -64,6 +64,8 @@ class Call:
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
     `work` is done in the place of statements, within one statement's limits.
+    `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
+    `ours` has statements that its caller did not count.
     """
 
     statements: Sequence[Statement]
@@ -74,6 +76,8 @@ class Call:
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
     work: Work | None = None
+    undo: str = ""
+    ours: bool = False
 
     @property
     def seconds(self) -> float:
@@ -120,12 +124,12 @@ async def run_call(
         if connection.guard.exceeded:
             raise BrokenSession(error if isinstance(error, ResultTooLarge) else _too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
-        if len(call.statements) > 1:
+        if len(call.statements) > 1 and not call.ours:
             _name_statement(ours, len(results), len(call.statements))
-        if not await _reset(connection, "ROLLBACK; ", grace_s):
+        if not await _reset(connection, "ROLLBACK; " + call.undo, grace_s):
             raise BrokenSession(ours) from None
         raise ours from None
-    if not await _reset(connection, "" if call.commits else "ROLLBACK; ", grace_s):
+    if not await _reset(connection, ("" if call.commits else "ROLLBACK; ") + call.undo, grace_s):
         connection.terminate()  # what the call did is done: this costs the session, not the answer
     return results
 

@@ -1,5 +1,6 @@
 """What the edges call: each service says what it does in the product's words and knows no protocol."""
 
+from agentdb_mcp.services.analysis import Analysis
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
@@ -23,6 +24,7 @@ from agentdb_mcp.services.usage import Usage
 from agentdb_mcp.services.variables import Variables
 
 __all__ = [
+    "Analysis",
     "Answer",
     "Audit",
     "Browse",

@@ -53,6 +53,13 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"from_database": "global", "query": "SELECT nothing FROM nobody", "to_table": "people"},
         "sql_error",
     ),
+    "explain_query": (
+        {"sql": "SELECT name FROM people WHERE id = 1"},
+        {"sql": "SELECT nothing FROM people"},
+        "sql_error",
+    ),
+    "analyze_query_indexes": ({"queries": ["SELECT name FROM people"]}, {"queries": []}, "invalid_argument"),
+    "analyze_workload_indexes": ({}, {"method": "magic"}, "invalid_argument"),
     "get_budget": ({}, {"surprise": 1}, "invalid_argument"),
 }
 PATHS = ["/mcp", "/mcp/agent", "/mcp/global"]

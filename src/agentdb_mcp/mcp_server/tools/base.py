@@ -10,7 +10,7 @@ from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
-from agentdb_mcp.services import Copying, Health, Pages, Queries, Usage
+from agentdb_mcp.services import Analysis, Copying, Health, Pages, Queries, Usage
 
 # How far a call is: a number that grows, and what it means.
 Report = Callable[[int, str], Awaitable[None]]
@@ -33,6 +33,7 @@ class Operations:
     policy: Policy
     pages: Pages
     health: Health
+    analysis: Analysis
     copying: Copying
     report: Report = _nobody_listens
 
