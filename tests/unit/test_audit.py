@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -220,6 +220,7 @@ GIVEN: dict[str, Any] = {
     "statements": [Statement("SELECT 1")],
     "sink": lambda columns, rows: None,
     "find": lambda: ("key", None),
+    "seconds": 1.0,
 }
 CALLS = [name for name, _ in inspect.getmembers(Queries, inspect.isfunction) if not name.startswith("_")]
 
@@ -233,8 +234,9 @@ async def test_every_way_into_queries_is_noted_also_when_it_is_throttled(audit: 
         method = getattr(queries, name)
         required = [each.name for each in inspect.signature(method).parameters.values() if each.default is each.empty]
         for _ in range(2):
+            begun = method(**{name: GIVEN[name] for name in required})
             with pytest.raises(AgentDBError):
-                await method(**{name: GIVEN[name] for name in required})
+                await (begun.__aenter__() if isinstance(begun, AbstractAsyncContextManager) else begun)
     codes = [entry.code for entry in noted(audit)]
     assert codes == ["database_unavailable", "rate_limited"] * len(CALLS)
     assert {"execute", "stream", "catalog"} <= set(CALLS)
