@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+import anyio
 from nicegui import Client, ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
@@ -21,6 +22,8 @@ T = TypeVar("T")
 BASE = "/explorer"
 THEMES = {"light": False, "dark": True}
 CHECK_S = 20.0
+# A page waits so long for what it shows; what takes longer shows up in it later, by its socket.
+AT_ONCE_S = 0.5
 _SET_THEME = "document.cookie = 'agentdb_theme={}; path=/explorer; max-age=31536000; SameSite=Lax'"
 
 
@@ -66,11 +69,65 @@ def link(label: str, path: str, classes: str = "", *, current: bool = False) -> 
 
 
 @dataclass(slots=True)
+class Early(Generic[T]):
+    """A read that may begin before it is asked for: the first call gives what that came to, others read anew."""
+
+    read: Callable[[], Awaitable[T]]
+    _begun: anyio.Event | None = None
+    _found: tuple[T] | None = None
+    _error: AgentDBError | None = None
+
+    async def begin(self) -> bool:
+        """Whether it succeeded."""
+        self._begun = anyio.Event()
+        try:
+            self._found = (await self.read(),)
+        except AgentDBError as error:
+            self._error = error
+        finally:
+            self._begun.set()
+        return self._error is None
+
+    async def __call__(self) -> T:
+        """Raises AgentDBError."""
+        if self._begun is None:
+            return await self.read()
+        await self._begun.wait()
+        found, error = self._found, self._error
+        self._begun = self._found = self._error = None
+        if error is not None:
+            raise error
+        return found[0] if found is not None else await self.read()
+
+
+@dataclass(slots=True)
 class View:
     """One page that is open: whose it is, and how it fails."""
 
     work: Work
     client: Client
+
+    @asynccontextmanager
+    async def early(self, *reads: Early[Any]) -> AsyncIterator[None]:
+        """Begin to read, one after the other; the block is entered when all is there, or else the page in its browser.
+
+        So a database that is awake is in the page from the start, and one that has to wake keeps nobody waiting.
+        """
+        done = anyio.Event()
+
+        async def begin() -> None:
+            for each in reads:
+                if not await self.work.do(each.begin):
+                    break
+            done.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(begin)
+            with anyio.move_on_after(AT_ONCE_S):
+                await done.wait()
+            if not done.is_set():
+                await self.client.connected()
+            yield
 
     async def attempt(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """What the work gives; None after telling the person what went wrong."""
