@@ -15,7 +15,8 @@ from starlette.requests import Request
 
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated
 from agentdb_mcp.models import Scope
-from agentdb_mcp.web.explorer.guard import EXPLORER, SESSION
+from agentdb_mcp.web.explorer.guard import EXPLORER
+from agentdb_mcp.web.explorer.ownership import SESSION
 from agentdb_mcp.web.explorer.work import Place, Work
 
 T = TypeVar("T")
