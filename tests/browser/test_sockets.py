@@ -52,10 +52,12 @@ def test_nobody_speaks_for_the_page_of_another_session(
     page = open_page("/sign-in", signed_in=False)
     sent: list[str] = []
     queries: list[str] = []
-    page.on(
-        "websocket",
-        lambda socket: (queries.append(socket.url), socket.on("framesent", lambda each: sent.append(str(each)))),
-    )
+
+    def listen(socket: WebSocket) -> None:
+        queries.append(socket.url)
+        socket.on("framesent", lambda each: sent.append(str(each)))
+
+    page.on("websocket", listen)
     page.goto(explorer.link())
     page.get_by_role("button", name="Theme: Auto").click()
     expect(page.get_by_role("button", name="Theme: Dark")).to_be_visible()

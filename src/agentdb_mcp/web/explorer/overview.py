@@ -100,6 +100,8 @@ def _databases(seen: list[Seen], view: View) -> None:
                             Text("span", "shared by all agents", "muted ax-note")
                     with box("td", data_label="State"):
                         Text("span", each.state, f"ax-state {each.state.replace(' ', '-')}")
+                        if each.reason is not None:
+                            Text("div", each.reason, "muted ax-small")
                     Text("td", size(each.size_bytes), "num", data_label="Size")
                     Text("td", dollars(each.cost_microcents), "num", data_label="Cost")
                     Text("td", ago(each.last_use, now), data_label="Last use")

@@ -25,6 +25,25 @@ MAX_TICKETS = 1000
 DAYS = 30
 
 
+BEGINNING = frozenset({DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING})
+# Of the codes that are recorded; more than a code is not.
+_REASONS = {
+    "provisioning_failed": "The provider of databases did not make it.",
+    "database_unavailable": "It was made, and could not be reached.",
+    "configuration": "A setting of the platform is missing or wrong.",
+    "interrupted": "The server ended while it was being made.",
+}
+
+
+def reason_of(row: DatabaseRow) -> str | None:
+    """Why making or removing the database failed last, where nobody does it now; in words, without a detail."""
+    if row.leased or row.last_error is None or row.status is DatabaseStatus.READY:
+        return None
+    if row.status not in BEGINNING:
+        return "Removing it failed; the platform tries again."
+    return f"{_REASONS.get(row.last_error, 'It could not be made.')} Opening it tries again."
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """One of the user's databases, as pages name it."""
@@ -49,10 +68,11 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A database on the overview. `cost_microcents` of the period."""
+    """A database on the overview. `cost_microcents` of the period; `reason` why its making or removal failed."""
 
     place: Place
     state: str
+    reason: str | None
     size_bytes: int | None
     cost_microcents: int
     last_use: datetime | None
@@ -170,8 +190,9 @@ class Work:
             cost = costs.get((place.scope, workspace_id))
             last = await self._last_use(place)
             state = self._state(row, last)
+            reason = reason_of(row) if row is not None else None
             size = cost.size_bytes if cost and cost.size_bytes else None
-            seen.append(Seen(place, state, size, cost.cost_microcents if cost else 0, last))
+            seen.append(Seen(place, state, reason, size, cost.cost_microcents if cost else 0, last))
         return seen
 
     def _state(self, row: DatabaseRow | None, last: datetime | None) -> str:
@@ -183,7 +204,9 @@ class Work:
             awake = self.explorer.state.application.policy.compute.suspend_timeout_s
             now = self.explorer.state.managed.usage.clock()
             return "connected" if last is not None and (now - last).total_seconds() < awake else "suspended"
-        return {"pending": "not made yet", "provisioning": "provisioning"}.get(str(row.status), str(row.status))
+        if row.status in BEGINNING and not row.leased and row.last_error is not None:
+            return "failed"
+        return "not made yet" if row.status is DatabaseStatus.PENDING else str(row.status)
 
     async def _last_use(self, place: Place) -> datetime | None:
         audit, workspace_id = self.explorer.state.managed.audit, None
