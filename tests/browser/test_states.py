@@ -79,3 +79,28 @@ def test_a_budget_that_is_nearly_used_up_is_told(open_page: OpenPage, explorer: 
     for theme in ("light", "dark"):
         page.emulate_media(color_scheme=theme)
         keep(page, f"warning-{theme}")
+
+
+def test_what_pages_read_is_left_out_of_the_activity_unless_it_is_asked_for(
+    open_page: OpenPage, explorer: House, keep: Keep
+) -> None:
+    page = open_page("/agent/support?table=tickets")
+    expect(page.get_by_text("No rows yet")).to_be_visible()
+    explorer.sql("SELECT 1 FROM tickets", workspace="support")
+    page.goto(f"{explorer.url}/explorer/agent/support/sql")
+    page.locator(".cm-content").click()
+    page.keyboard.insert_text("SELECT 2 FROM tickets")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("0 rows")).to_be_visible()
+    explorer.call(explorer.application.managed().audit.flush)
+    page.goto(f"{explorer.url}/explorer/activity")
+    page.get_by_label("Agent", exact=True).click()
+    page.get_by_role("option", name="Support agent").click()
+    rows = page.get_by_role("table").locator("tbody tr")
+    here = rows.filter(has_text="a person, here")
+    expect(here).to_have_count(1)
+    expect(here).to_contain_text("tickets")
+    expect(rows.filter(has_text="agent, by MCP").first).to_contain_text("tickets")
+    keep(page, "activity-of-an-agent")
+    page.get_by_role("checkbox", name="what these pages read").click()
+    expect(here).to_have_count(5)  # the tables twice, the table's columns, its rows, and the statement

@@ -118,7 +118,7 @@ class View:
 
         async def begin() -> None:
             for each in reads:
-                if not await self.work.do(each.begin):
+                if not await self.work.look(each.begin):
                     break
             done.set()
 
@@ -130,10 +130,10 @@ class View:
                 await self.client.connected()
             yield
 
-    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def attempt(self, work: Callable[[], Awaitable[T]], *, looking: bool = False) -> T | None:
         """What the work gives; None after telling the person what went wrong."""
         try:
-            return await self.work.do(work)
+            return await (self.work.look(work) if looking else self.work.do(work))
         except AgentDBError as error:
             self.tell(error)
             return None
@@ -156,7 +156,7 @@ class View:
         with place:
             loading()
         try:
-            found = await self.work.do(read)
+            found = await self.work.look(read)
         except AgentDBError as error:
             if isinstance(error, NotAuthenticated):
                 self.leave()

@@ -97,7 +97,7 @@ class TableData:
 
     async def _load(self, read: Callable[[], Awaitable[Answer]]) -> None:
         try:
-            answer = await self.view.work.do(read)
+            answer = await self.view.work.look(read)
         except AgentDBError as error:
             self._failed(error)
             return
@@ -242,7 +242,7 @@ class TableData:
         async def read() -> list[Any]:
             return await self.view.work.browse.row(self.place.tenant, self.place.scope, self.details, key)
 
-        row = await self.view.attempt(read)
+        row = await self.view.attempt(read, looking=True)
         if row is None:
             return
 
@@ -269,7 +269,8 @@ class TableData:
                 filters=self.filters,
                 order_by=self.order,
                 whole=True,
-            )
+            ),
+            looking=True,
         )
         return answer.results[0].rows[0] if answer and answer.results[0].rows else None
 

@@ -23,6 +23,8 @@ T = TypeVar("T")
 TICKET_S = 60
 MAX_TICKETS = 1000
 DAYS = 30
+# In the audit log: the pages' source, and the tool of what they read by themselves in order to show it.
+SOURCE, LOOK = "explorer", "look"
 
 
 BEGINNING = frozenset({DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING})
@@ -121,12 +123,11 @@ class Work:
         return self.explorer.state.application.queries
 
     @asynccontextmanager
-    async def calling(self, *, active: bool = True) -> AsyncIterator[None]:
+    async def calling(self, tool: str | None = None) -> AsyncIterator[None]:
         """For the time of one call. Raises NotAuthenticated when the session has ended, RateLimited."""
         await self.explorer.sessions.check(self.session)
-        if active:
-            self.explorer.sessions.touch(self.session)
-        origin = Origin("explorer", self.session.id)
+        self.explorer.sessions.touch(self.session)
+        origin = Origin(SOURCE, self.session.id, tool)
         with acting_as(origin), self.session.throttle.call(Tenant(self.session.id)):
             yield
 
@@ -134,6 +135,11 @@ class Work:
         """Raises AgentDBError."""
         async with self.calling():
             return await work()
+
+    async def look(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What a page reads by itself in order to show it. Raises AgentDBError."""
+        async with self.calling(LOOK):
+            return await read()
 
     async def places(self) -> list[Place]:
         """The global database first, then the agents' by name: of a token for one workspace, that one."""
@@ -216,9 +222,12 @@ class Work:
         return found[0].at if found else None
 
     async def activity(
-        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int
+        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int, *, looks: bool
     ) -> list[AuditEntry]:
-        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen."""
+        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen.
+
+        With `looks` also what these pages read by themselves.
+        """
         bound, scope = self.session.tenant.workspace_id, None
         if place is not None and place.scope is Scope.AGENT:
             bound = place.tenant.workspace_id
@@ -226,5 +235,6 @@ class Work:
             scope = Scope.GLOBAL
         audit = self.explorer.state.managed.audit
         return await audit.entries(
-            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit
-        )
+            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit,
+            without=None if looks else (SOURCE, LOOK),
+        )  # fmt: skip
