@@ -23,6 +23,8 @@ from agentdb_mcp.services import (
     Budgets,
     Clock,
     Databases,
+    Health,
+    Keys,
     Lifecycle,
     Metering,
     Owners,
@@ -45,6 +47,7 @@ from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import (
     AuditStore,
     BudgetStore,
+    ConnectionStrings,
     ControlDatabase,
     DatabaseStore,
     IdentityStore,
@@ -69,6 +72,7 @@ class Managed:
     lifecycle: Lifecycle
     tokens: Tokens
     audit: Audit
+    keys: Keys
     provider: Provider | None
     policy: Policy
 
@@ -108,7 +112,7 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy)
+        return Operations(tenant, self.queries, usage, self.policy, Health(self.queries, self.policy, usage))
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -163,8 +167,9 @@ async def open_application(
         )
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
+        keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
+        managed = Managed(control, usage, lifecycle, tokens, audit, keys, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
         yield Application(settings, policy, queries, managed)
 

@@ -4,6 +4,8 @@ from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.health import Health
+from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
 from agentdb_mcp.services.owners import Owners
@@ -24,7 +26,10 @@ __all__ = [
     "Budgets",
     "Clock",
     "Databases",
+    "Health",
     "IssuedToken",
+    "Keys",
+    "KeysReport",
     "Lifecycle",
     "Metering",
     "OpenDatabase",
