@@ -61,6 +61,8 @@ def test_every_page_fits_phone_and_desktop_in_both_themes(open_page: OpenPage, k
         expect(page.locator(".ax-loading")).to_have_count(0)
         if name == "data":
             expect(page.locator(ROWS).first).to_be_visible()
+        if name == "activity":
+            expect(page.get_by_role("table")).to_be_visible()
         if name == "overview":
             expect(page.locator(".ax-chart svg").first).to_be_visible()
         for size in (DESKTOP, PHONE):

@@ -64,7 +64,7 @@ def test_nobody_speaks_for_the_page_of_another_session(
     event = next(json.loads(each[2:])[1] for each in sent if each.startswith('42["event"'))
     client_id = event["client_id"]
     tab_id = httpx.URL(queries[-1]).params["tab_id"]
-    handshake = {"client_id": client_id, "tab_id": tab_id, "document_id": "d", "next_message_id": 0}
+    handshake = {"client_id": client_id, "tab_id": tab_id, "document_id": "d"}
 
     with speaking(explorer, bobs.cookies[COOKIE]) as socket:
         socket.send(f"42{json.dumps(['event', event])}")

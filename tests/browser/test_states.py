@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
-from tests.browser.conftest import Keep, OpenPage
+from tests.browser.conftest import PHONE, Keep, OpenPage
 from tests.browser.house import House
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
@@ -39,6 +39,10 @@ def test_a_database_that_could_not_be_made_is_shown_as_failed_with_the_reason(
     expect(page.get_by_role("alert")).to_contain_text("This did not work")
     assert "hunter2" not in page.content()
     keep(page, "failed-opened")
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    page.goto(f"{explorer.url}/explorer/agent/unlucky?table=notes")
+    expect(page.get_by_role("alert")).to_contain_text("This did not work")
+    keep(page, "failed-opened-390")
     explorer.heal()
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_text("No tables yet").first).to_be_visible()

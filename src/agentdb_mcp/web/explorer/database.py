@@ -35,7 +35,7 @@ async def show(view: View, place: Place, table: Table | None, tab: str) -> None:
     tables = Early(read_tables)
     if table is None:
         async with view.early(tables):
-            found = await view.fill(listed, tables, lambda found: _list(view, place, found, None))
+            found = await view.fill(listed, tables, lambda found: _list(view, place, found, None), ui.navigate.reload)
             if found is not None:
                 with content:
                     _summary(view, place, found)
@@ -49,10 +49,10 @@ async def show(view: View, place: Place, table: Table | None, tab: str) -> None:
 
     details = Early(read_details)
     async with view.early(tables, details, *([rows.first] if tab == "data" else [])):
-        found = await view.fill(listed, tables, lambda found: _list(view, place, found, opened))
+        found = await view.fill(listed, tables, lambda found: _list(view, place, found, opened), ui.navigate.reload)
         if found is None:
             content.clear()
-        elif await view.fill(content, details, lambda _: None) is not None:
+        elif await view.fill(content, details, lambda _: None, ui.navigate.reload) is not None:
             with content:
                 await _table(rows, next((each for each in found if (each["schema"], each["name"]) == table), {}), tab)
 

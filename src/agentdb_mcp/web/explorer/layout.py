@@ -150,8 +150,14 @@ class View:
         with self.client:
             ui.navigate.to("/sign-in?ended=true")
 
-    async def fill(self, place: Element, read: Callable[[], Awaitable[T]], show: Callable[[T], Any]) -> T | None:
-        """Show that it is being read, then what was read, or why not."""
+    async def fill(
+        self,
+        place: Element,
+        read: Callable[[], Awaitable[T]],
+        show: Callable[[T], Any],
+        retry: Callable[[], Any] | None = None,
+    ) -> T | None:
+        """Show that it is being read, then what was read, or why not. `retry` is for more than this alone."""
         place.clear()
         with place:
             loading()
@@ -163,7 +169,7 @@ class View:
                 return None
             place.clear()
             with place:
-                problem(error, retry=lambda: self.fill(place, read, show))
+                problem(error, retry=retry or (lambda: self.fill(place, read, show)))
             return None
         place.clear()
         with place:

@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from agentdb_mcp.models import BudgetReport, BudgetState, DayCost
-from agentdb_mcp.web.explorer.layout import Text, View, box, empty, frame, link
+from agentdb_mcp.web.explorer.layout import Early, Text, View, box, empty, frame, link
 from agentdb_mcp.web.explorer.values import ago, dollars, size
 from agentdb_mcp.web.explorer.work import DAYS, Seen
 
@@ -29,13 +29,14 @@ async def show(view: View) -> None:
     with frame(view, "Overview", "overview"):
         Text("h1", "Overview")
         content = box("div", "ax-stack")
-    await view.client.connected()
 
     async def read() -> Overview:
         report = await view.work.budget()
         return report, await view.work.overview(report), await view.work.history()
 
-    await view.fill(content, read, lambda found: _content(view, *found))
+    overview = Early(read)
+    async with view.early(overview):
+        await view.fill(content, overview, lambda found: _content(view, *found))
 
 
 def _content(view: View, report: BudgetReport, seen: list[Seen], days: list[DayCost]) -> None:
