@@ -106,5 +106,5 @@ def test_what_pages_read_is_left_out_of_the_activity_unless_it_is_asked_for(
     expect(here).to_contain_text("tickets")
     expect(rows.filter(has_text="agent, by MCP").first).to_contain_text("tickets")
     keep(page, "activity-of-an-agent")
-    page.get_by_role("checkbox", name="what these pages read").click()
+    page.get_by_role("checkbox", name="with what these pages read").click()
     expect(here).to_have_count(5)  # the tables twice, the table's columns, its rows, and the statement

@@ -45,7 +45,7 @@ async def show(view: View) -> None:
             .props("outlined dense options-dense")
             .classes("ax-select")
         )
-        looks = ui.checkbox("what these pages read").props("dense")
+        looks = ui.checkbox("with what these pages read").props("dense")
         button("Reload", lambda: load(None))
 
     async def load(before: int | None) -> None:
