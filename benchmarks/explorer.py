@@ -26,7 +26,7 @@ ANALYZE million;
 WIDE_ROWS = 12_000
 WIDE = f"""
 CREATE TABLE wide (id integer PRIMARY KEY, {", ".join(f"c{n} text" for n in range(1, 200))});
-INSERT INTO wide SELECT n, {", ".join(f"'value {n} of ' || md5(n::text)" for n in range(1, 200))}
+INSERT INTO wide SELECT n, md5(n::text), {", ".join(f"'value {n} of row ' || n" for n in range(2, 200))}
   FROM generate_series(1, {WIDE_ROWS}) AS n;
 ANALYZE wide;
 """

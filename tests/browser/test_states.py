@@ -43,6 +43,7 @@ def test_a_database_that_could_not_be_made_is_shown_as_failed_with_the_reason(
     page.goto(f"{explorer.url}/explorer/agent/unlucky?table=notes")
     expect(page.get_by_role("alert")).to_contain_text("This did not work")
     keep(page, "failed-opened-390")
+    page.goto(f"{explorer.url}/explorer/agent/unlucky")
     explorer.heal()
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_text("No tables yet").first).to_be_visible()
