@@ -6,6 +6,7 @@ drawn. The server, the local Neon API and the browser's driver share one process
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
@@ -52,6 +53,18 @@ def say(what: str, times: Sequence[float]) -> None:
     print(f"  {what:<44}{statistics.median(times):8.0f} ms{more}", flush=True)
 
 
+def busy() -> dict[str, float]:
+    """Milliseconds of CPU that were used so far: by the browser, and by the server with Postgres."""
+    used = {"browser": 0.0, "server": 0.0}
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name, times = process.name(), process.cpu_times()
+            if name != "node":  # Playwright's own
+                used["browser" if name.startswith("chrom") else "server"] += (times.user + times.system) * 1000
+    return used
+
+
 def memory() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
@@ -84,7 +97,13 @@ class Walk:
     def walk(self) -> None:
         page = self.fresh()
         say("first page, nothing in the browser's cache", [self.first(page)])
+        before = busy()
         say("first page, page load included", [self.first(page) for _ in range(10)])
+        spent = {who: (now - before[who]) / 10 for who, now in busy().items()}
+        print(
+            f"  CPU of each: browser {spent['browser']:.0f} ms, server and Postgres {spent['server']:.0f} ms",
+            flush=True,
+        )
         self.turn(page, "Next page", lambda number: f"Rows {number * self.size + 1:,} to")
         say("last page", [self.press(page, "Last page", "The last ")])
         self.turn(

@@ -12,6 +12,7 @@ from tests.browser.house import House
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import ProvisioningFailed
+from agentdb_mcp.services.throttle import Throttle
 
 CREATE = {"method": "POST", "path": "/projects"}
 SECRET = "postgresql://owner:hunter2@db.example.com/main"
@@ -109,3 +110,14 @@ def test_what_pages_read_is_left_out_of_the_activity_unless_it_is_asked_for(
     keep(page, "activity-of-an-agent")
     page.get_by_role("checkbox", name="with what these pages read").click()
     expect(here).to_have_count(5)  # the tables twice, the table's columns, its rows, and the statement
+
+
+def test_who_asks_too_often_is_told_on_the_page(open_page: OpenPage, explorer: House) -> None:
+    page = open_page(fresh=True)
+    expect(page.get_by_role("table")).to_be_visible()
+    [session] = [each for each in explorer.explorer.sessions._known.values() if each.user_id == "ada"][-1:]
+    session.throttle = Throttle(calls_per_window=1, window_s=60, concurrent_calls=8)
+    answer = page.goto(f"{explorer.url}/explorer/agent/research")
+    assert answer is not None
+    assert answer.status == 200
+    expect(page.get_by_role("alert")).to_contain_text("More than 1 calls in 60 s.Wait a few seconds")

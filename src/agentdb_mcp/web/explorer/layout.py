@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 from starlette.requests import Request
 
-from agentdb_mcp.errors import AgentDBError, NotAuthenticated
+from agentdb_mcp.errors import AgentDBError, NotAuthenticated, RateLimited
 from agentdb_mcp.models import Scope
 from agentdb_mcp.web.explorer.guard import EXPLORER
 from agentdb_mcp.web.explorer.ownership import SESSION
@@ -117,9 +118,10 @@ class View:
         done = anyio.Event()
 
         async def begin() -> None:
-            for each in reads:
-                if not await self.work.look(each.begin):
-                    break
+            with contextlib.suppress(AgentDBError):  # of the session, which whoever asks for the rest meets as well
+                for each in reads:
+                    if not await self.work.look(each.begin):
+                        break
             done.set()
 
         async with anyio.create_task_group() as group:
@@ -286,6 +288,8 @@ _FOR_PEOPLE = {
 
 def hint_of(error: AgentDBError) -> str | None:
     """What a person may do next."""
+    if error.code == RateLimited.code:
+        return "Wait a few seconds, then try again."
     hint = error.hint
     return next((instead for tool, instead in _FOR_PEOPLE.items() if hint and tool in hint), hint)
 

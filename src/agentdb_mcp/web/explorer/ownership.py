@@ -16,8 +16,6 @@ from starlette.types import Scope
 from agentdb_mcp.web.explorer.session import Session
 
 SESSION = "agentdb.explorer.session"
-# All that a socket may say.
-EVENTS = ("handshake", "event", "javascript_response", "ack", "log")
 
 Handler = Callable[..., Any]
 
@@ -34,15 +32,12 @@ def may_open(connection: HTTPConnection, session: Session) -> bool:
 
 
 def bind_sockets() -> None:
-    """Put the question before everything that the toolkit hears from a socket; once a process."""
+    """Put the question before everything that the toolkit hears from an open socket; once a process."""
     from nicegui import core
 
     handlers: dict[str, Handler] = core.sio.handlers["/"]
-    for event in EVENTS:
+    for event in handlers.keys() - {"connect", "disconnect"}:
         core.sio.on(event, _of_owner(handlers[event]))
-    unknown = handlers.keys() - {*EVENTS, "connect", "disconnect"}
-    if unknown:
-        raise RuntimeError(f"NiceGUI hears what the explorer does not know: {', '.join(sorted(unknown))}")
 
 
 def _of_owner(handler: Handler) -> Callable[..., Awaitable[object]]:
