@@ -25,6 +25,8 @@ INSERT INTO million SELECT n, 'row ' || md5(n::text), now() - n * interval '1 s'
 ANALYZE million;
 """
 WIDE_ROWS = 12_000
+# Between acts and not measured: a session may make 120 calls in ten seconds.
+PAUSE_MS = 120
 WIDE = f"""
 CREATE TABLE wide (id integer PRIMARY KEY, {", ".join(f"c{n} text" for n in range(1, 200))});
 INSERT INTO wide SELECT n, md5(n::text), {", ".join(f"'value {n} of row ' || n" for n in range(2, 200))}
@@ -87,10 +89,12 @@ class Walk:
         return page
 
     def first(self, page: Page) -> float:
+        page.wait_for_timeout(PAUSE_MS * 5)  # (which takes several calls)
         page.goto(f"{self.at.url}/explorer/agent/research?table={self.table}", wait_until="commit")
         return float(page.evaluate("drawn(text => text.startsWith('Rows 1 to '))"))
 
     def press(self, page: Page, name: str, text: str) -> float:
+        page.wait_for_timeout(PAUSE_MS)
         act = f"() => document.querySelector('[aria-label=\"{name}\"]').click()"
         return float(page.evaluate(f"drawn(text => text.startsWith({text!r}), {act})"))
 
