@@ -19,9 +19,11 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Analysis,
     Audit,
     Budgets,
     Clock,
+    Copying,
     Databases,
     Health,
     Keys,
@@ -112,7 +114,9 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy, Health(self.queries, self.policy, usage))
+        health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
+        copying = Copying(self.queries.calls)
+        return Operations(tenant, self.queries, usage, self.policy, health, analysis, copying)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

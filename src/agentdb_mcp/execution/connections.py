@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
@@ -81,15 +82,35 @@ class Connections:
         self._waiting: dict[Database, None] = {}  # whose turn is next first
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: anyio.Event | None = None  # there when closing
+        self._pairing = anyio.Semaphore(max(1, settings.max_connections // 4))
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[Slot]:
         """A slot of the database's for the time of the block. Raises DatabaseUnavailable."""
+        asked = anyio.current_time()
         slot = await self._acquire(key)
+        metrics.CONNECTION_WAIT_SECONDS.observe(anyio.current_time() - asked)
         try:
             yield slot
         finally:
             self._give_back(slot)
+
+    @asynccontextmanager
+    async def two_slots(self, first: str, second: str) -> AsyncIterator[tuple[Slot, Slot]]:
+        """A slot of each of two databases. Raises DatabaseUnavailable.
+
+        Whoever has one and waits for the other waits for calls that end: all take them in the order of the keys, and so
+        few do at a time that others have connections too.
+        """
+        if self._settings.max_connections < 2:
+            raise DatabaseUnavailable(
+                "It takes two connections, and this server keeps one.",
+                hint="Whoever runs the server: set [limits] max_connections to 2 or more.",
+            )
+        async with AsyncExitStack() as taken:
+            async with self._pairing:
+                slots = [await taken.enter_async_context(self.slot(key)) for key in sorted((first, second))]
+            yield (slots[0], slots[1]) if first <= second else (slots[1], slots[0])
 
     def forget(self, key: str) -> None:
         """Close what is idle of a database that is gone; what is in use closes when it is given back."""
@@ -122,6 +143,7 @@ class Connections:
         database = self._databases.get(key) or self._databases.setdefault(key, Database(key))
         turn = _Turn()
         database.waiting.append(turn)
+        metrics.WAITING.add()
         self._waiting.setdefault(database)
         self._hand_out()
         if turn.slot is None:
@@ -141,6 +163,7 @@ class Connections:
         """Give what is free to those who wait, one call of each database in turn."""
         while (database := self._next()) is not None:
             turn = database.waiting.popleft()
+            metrics.WAITING.add(by=-1)
             del self._waiting[database]
             if database.waiting:
                 self._waiting[database] = None
@@ -164,6 +187,7 @@ class Connections:
             self._drop(next(iter(self._idle)))
         slot = Slot(database)
         self._slots.add(slot)
+        metrics.CONNECTIONS.add()
         database.slots += 1
         return slot
 
@@ -184,13 +208,16 @@ class Connections:
             self._give_back(turn.slot)
             return
         database.waiting.remove(turn)
+        metrics.WAITING.add(by=-1)
         if not database.waiting:
             del self._waiting[database]
         self._leave(database)
 
     def _drop(self, slot: Slot) -> None:
         slot.close()
-        self._slots.discard(slot)
+        if slot in self._slots:
+            self._slots.remove(slot)
+            metrics.CONNECTIONS.add(by=-1)
         slot.database.slots -= 1
         if self._idle.pop(slot, slot) is None:
             slot.database.idle.remove(slot)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import anyio
 import asyncpg
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError
 from agentdb_mcp.execution import layout
 from agentdb_mcp.execution.connections import Connections, PoolSettings, Slot
@@ -31,10 +34,21 @@ class Pools:
         self._settings = settings
         self._connections = Connections(settings)
 
-    async def run(self, target: DatabaseTarget, call: Call) -> list[Result]:
-        """Run the call on the target, on a fresh connection if an idle one is dead. Raises AgentDBError only."""
-        async with self._connections.slot(target.key) as slot:
+    async def run(self, target: DatabaseTarget, call: Call, slot: Slot | None = None) -> list[Result]:
+        """Run the call on the target, on a fresh connection if an idle one is dead. Raises AgentDBError only.
+
+        A `slot` is one of the target's that the caller holds already.
+        """
+        if slot is not None:
             return await self._run_on_living(slot, target, call)
+        async with self._connections.slot(target.key) as own:
+            return await self._run_on_living(own, target, call)
+
+    @asynccontextmanager
+    async def two_slots(self, first: DatabaseTarget, second: DatabaseTarget) -> AsyncIterator[tuple[Slot, Slot]]:
+        """One of each, for a call that runs on both at once. Raises DatabaseUnavailable."""
+        async with self._connections.two_slots(first.key, second.key) as slots:
+            yield slots
 
     async def install_extension(self, target: DatabaseTarget, name: str) -> None:
         """As the admin, for an extension that policy allows and the agent's role may not create."""
@@ -119,7 +133,9 @@ async def _reap(target: DatabaseTarget, pid: int) -> None:
     try:
         with anyio.fail_after(REAP_TIMEOUT_S):
             await reap(target, pid)
+        metrics.KILLED.add("ended")
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        metrics.KILLED.add("failed")
         log.warning("watchdog could not end a backend", pid=pid, error=type(error).__name__)
 
 

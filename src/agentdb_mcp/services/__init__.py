@@ -1,8 +1,10 @@
 """What the edges call: each service says what it does in the product's words and knows no protocol."""
 
+from agentdb_mcp.services.analysis import Analysis
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
+from agentdb_mcp.services.copying import Copied, Copying
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.keys import Keys, KeysReport
@@ -20,11 +22,14 @@ from agentdb_mcp.services.usage import Usage
 from agentdb_mcp.services.variables import Variables
 
 __all__ = [
+    "Analysis",
     "Answer",
     "Audit",
     "Browse",
     "Budgets",
     "Clock",
+    "Copied",
+    "Copying",
     "Databases",
     "Health",
     "IssuedToken",
