@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -129,6 +129,10 @@ regression: .venv/.synced
 # The explorer's pages in Debian's Chromium, with pictures in artefacts/browser: about two minutes.
 browser: .venv/.synced
 	@$(RUN)pytest -n 3 --dist loadfile -m "not long" tests/browser
+
+# The same, the longer ones: an export of two hundred thousand rows. A minute.
+browser-long: .venv/.synced
+	@$(RUN)pytest -m long tests/browser
 
 # The README's pictures of the explorer, in Debian's Chromium.
 screenshots: .venv/.synced

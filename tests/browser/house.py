@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
+import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.execution import Statement
-from agentdb_mcp.local_stack import local_stack
+from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import Scope, Tenant, TokenScope
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.web.app import HttpOptions, build_app
@@ -38,7 +40,8 @@ class House:
     url: str
     application: Application
     portal: BlockingPortal
-    other_frames: str = ""
+    stack: LocalStack
+    explorer: Any
 
     def call(self, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         return self.portal.call(work, *args)
@@ -55,6 +58,29 @@ class House:
             return answer.results[0].rows
 
         return self.call(run)
+
+    def fill(self, *statements: str, user: str = "ada", workspace: str = "research") -> None:
+        """As the agent's role, past the product and its limits: tables that are too large to be made by calls."""
+
+        async def run() -> None:
+            rows = await self.application.managed().lifecycle.databases.of_user(user)
+            row = next(each for each in rows if each.owner_id == workspace)
+            connection = await asyncpg.connect(self.stack.postgres.uri(row.database_name or "").reveal())
+            try:
+                await connection.execute(f'SET ROLE "{row.role_name}"')
+                for statement in statements:
+                    await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        self.call(run)
+
+    def fail(self, **fault: Any) -> None:
+        """Have the local Neon API fail; `heal` ends it."""
+        httpx.post(f"{self.stack.emulator.control_url}/faults", json=fault).raise_for_status()
+
+    def heal(self) -> None:
+        httpx.delete(f"{self.stack.emulator.control_url}/faults").raise_for_status()
 
     def link(self, user: str = "ada", workspace: str | None = None) -> str:
         """One that signs in."""
@@ -74,12 +100,10 @@ class House:
 
         return self.call(make)
 
-    explorer: Any = None
-
 
 @asynccontextmanager
-async def _serving(embedding: str, folder: Path) -> AsyncIterator[tuple[str, Application, Any]]:
-    async with local_stack() as stack:
+async def _serving(embedding: str, folder: Path, patience_s: float) -> AsyncIterator[tuple[Any, ...]]:
+    async with local_stack(control=True) as stack:
         policy = folder / "policy.toml"
         policy.write_text('name = "house"\nversion = "1"\n[budget]\npaused_percent = 10000\n')
         environ = stack.environ() | {
@@ -96,20 +120,20 @@ async def _serving(embedding: str, folder: Path) -> AsyncIterator[tuple[str, App
                 await lifecycle.create_user(user)
                 for workspace, name in workspaces.items():
                     await lifecycle.create_workspace(workspace, user, name)
-            app = build_app(application, HttpOptions())
+            app = build_app(application, HttpOptions(patience_s=patience_s))
             async with serve(app, "127.0.0.1", 0) as url:
-                yield url, application, app.state.explorer
+                yield url, application, stack, app.state.explorer
 
 
 @contextlib.contextmanager
-def house(embedding: str = "") -> Iterator[House]:
+def house(embedding: str = "", patience_s: float = 30.0) -> Iterator[House]:
     with (
         tempfile.TemporaryDirectory() as folder,
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_serving(embedding, Path(folder))) as served,
+        portal.wrap_async_context_manager(_serving(embedding, Path(folder), patience_s)) as served,
     ):
-        url, application, explorer = served
-        made = House(url, application, portal, explorer=explorer)
+        url, application, stack, explorer = served
+        made = House(url, application, portal, stack, explorer)
         furnish(made)
         yield made
 

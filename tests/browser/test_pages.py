@@ -61,6 +61,8 @@ def test_every_page_fits_phone_and_desktop_in_both_themes(open_page: OpenPage, k
         expect(page.locator(".ax-loading")).to_have_count(0)
         if name == "data":
             expect(page.locator(ROWS).first).to_be_visible()
+        if name == "activity":
+            expect(page.get_by_role("table")).to_be_visible()
         if name == "overview":
             expect(page.locator(".ax-chart svg").first).to_be_visible()
         for size in (DESKTOP, PHONE):
@@ -120,6 +122,15 @@ def test_rows_are_paged_sorted_and_filtered_by_postgres(open_page: OpenPage) -> 
     page.get_by_role("button", name="Next page").click()
     expect(page.get_by_text("Rows 101 to 200")).to_be_visible()
     assert cell(page, 0, "id") == "101"
+    page.get_by_role("button", name="Last page").click()
+    expect(page.get_by_text("The last 100 rows of about 340")).to_be_visible()
+    assert (cell(page, 0, "id"), cell(page, 1, "id")) == ("241", "242")
+    page.get_by_role("button", name="Previous page").click()
+    expect(page.get_by_text("Rows 200 to 101 from the end")).to_be_visible()
+    assert cell(page, 0, "id") == "141"
+    page.get_by_role("button", name="First page").click()
+    expect(page.get_by_text("Rows 1 to 100 of about 340")).to_be_visible()
+    assert cell(page, 0, "id") == "1"
     page.locator(".ag-header-cell-text", has_text="cited").click()
     expect(page.get_by_text("Rows 1 to 100")).to_be_visible()
     page.locator(".ag-header-cell-text", has_text="cited").click()

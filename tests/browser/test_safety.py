@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from playwright.sync_api import expect
 from tests.browser.conftest import Framer, Keep, OpenPage
@@ -14,6 +19,7 @@ from tests.browser.house import NASTY, NASTY_NAME, House, nasty
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.models import TokenScope
 
 COOKIE = "agentdb_explorer"
@@ -173,6 +179,7 @@ def test_a_page_is_no_use_to_another_session(explorer: House, signed_in: httpx.C
 
 
 def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPage, explorer: House) -> None:
+    lifecycle = explorer.application.managed().lifecycle
     page = open_page(signed_in=False)
     seen: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: seen.append(str(payload))))
@@ -189,17 +196,62 @@ def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPa
     page.keyboard.insert_text("SELECT current_setting('listen_addresses'), 1 / 0")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("alert")).to_be_visible()
+    page.goto(f"{explorer.url}/explorer/agent/research?table=papers")
+    for label in ("Export as CSV", "Export as JSON"):
+        with page.expect_download() as waited:
+            page.get_by_role("button", name=label).click()
+        seen.append(Path(waited.value.path()).read_text("utf-8"))
     everything = "\n".join(seen)
-    assert len(everything) > 10_000
+    assert len(everything) > 100_000
     settings = explorer.application.settings
+    stored = [row.uri or "" for row in explorer.call(lifecycle.databases.of_user, "ada")]
+    cipher = Cipher(list(settings.encryption_keys))
+    uris = [cipher.decrypt(uri).reveal() for uri in stored]
+    assert len(uris) >= 3
     for secret in (
         "postgresql://",
         "postgres://",
+        explorer.stack.postgres.password.reveal(),
+        explorer.stack.emulator.api_key,
         settings.encryption_keys[0].reveal(),
         settings.service_key.reveal(),
         "adb_",
+        "SCRAM-SHA-256",
+        *stored,
+        *(urlsplit(uri).password or uri for uri in uris),
     ):
         assert secret not in everything.replace("adb_…", ""), secret
+
+
+@pytest.mark.long
+def test_an_export_of_any_size_takes_little_memory_of_the_server(open_page: OpenPage, explorer: House) -> None:
+    explorer.fill(
+        "CREATE TABLE large AS SELECT n AS id, repeat(md5(n::text), 16) AS text FROM generate_series(1, 200000) AS n"
+    )
+    page = open_page("/agent/research?table=large")
+    page.get_by_text("Rows 1 to 100").wait_for()
+    process, sizes, done = psutil.Process(), list[int](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            sizes.append(process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        with page.expect_download() as waited:
+            page.get_by_role("button", name="Export as CSV").click()
+        path = Path(waited.value.path())
+    finally:
+        done.set()
+        watching.join()
+    assert path.stat().st_size > 100_000_000
+    with path.open(newline="") as file:
+        rows = csv.reader(file)
+        assert next(rows) == ["id", "text"]
+        assert sum(int(row[0]) for row in rows if len(row[1]) == 512) == 200_000 * 200_001 // 2
+    assert max(sizes) - before < 40_000_000
 
 
 def test_files_are_for_their_session_and_once(open_page: OpenPage, explorer: House, signed_in: httpx.Client) -> None:

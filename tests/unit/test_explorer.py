@@ -15,6 +15,7 @@ from agentdb_mcp.services.ddl import NewColumn, add_column, create_table
 from agentdb_mcp.services.rows import Field, Filter, Order, RowKey, delete_row, insert_row, select_page, update_row
 from agentdb_mcp.web import errors, explorer
 from agentdb_mcp.web.explorer import entry, plan, values
+from agentdb_mcp.web.explorer.paging import Paging
 from agentdb_mcp.web.state import State
 
 TABLE = ("pub", 'odd "name"')
@@ -26,6 +27,7 @@ def test_a_page_quotes_names_and_passes_values_as_parameters() -> None:
         [Field('a"b', "text")],
         filters=[Filter('a"b', "contains", "x'"), Filter("n", "is null"), Filter("n", "≥", "3")],
         order_by=[Order("n", descending=True)],
+        key=["id"],
         limit=10,
         offset=20,
         version=True,
@@ -33,8 +35,35 @@ def test_a_page_quotes_names_and_passes_values_as_parameters() -> None:
     assert statement.params == ["x'", "3", 10, 20]
     assert 't."a""b"::text' in statement.sql
     assert '"pub"."odd ""name""" AS t WHERE' in statement.sql
-    assert 't."n" IS NULL AND t."n" >= $2 ORDER BY t."n" DESC LIMIT $3 OFFSET $4' in statement.sql
+    assert 't."n" IS NULL AND t."n" >= $2 ORDER BY t."n" DESC, t."id" LIMIT $3 OFFSET $4' in statement.sql
     assert "x'" not in statement.sql
+
+
+def test_a_page_beyond_a_key_counts_no_rows_before_it() -> None:
+    fields, after = [Field("a", "integer"), Field("b", "text")], {"a": "7", "b": "x"}
+    onward = select_page(TABLE, fields, filters=[Filter("b", "is not null")], key=["a", "b"], after=after, limit=5)
+    assert 'IS NOT NULL AND (t."a", t."b") > ($1, $2) ORDER BY t."a", t."b" LIMIT $3 OFFSET $4' in onward.sql
+    assert onward.params == ["7", "x", 5, 0]
+    back = select_page(TABLE, fields, key=["a", "b"], after=after, from_end=True, limit=5)
+    assert 'WHERE (t."a", t."b") < ($1, $2) ORDER BY t."a" DESC, t."b" DESC LIMIT' in back.sql
+
+
+def test_pages_know_their_rows_from_either_end() -> None:
+    paging = Paging()
+    paging.onward(100, {"id": "100"})
+    paging.onward(60, {"id": "160"})  # a page that was cut short
+    assert (paging.start.passed, paging.start.offset, paging.start.after) == (160, 0, {"id": "160"})
+    assert paging.text(100, 1_000_000, more=True) == "Rows 161 to 260 of about 1,000,000"
+    paging.back()
+    assert paging.start.after == {"id": "100"}
+    paging.begin(from_end=True)
+    assert paging.text(100, 1_000_000, more=True) == "The last 100 rows of about 1,000,000"
+    paging.onward(100, None)
+    assert paging.start.offset == 100
+    assert paging.text(100, None, more=True) == "Rows 200 to 101 from the end"
+    paging.back()
+    paging.back()
+    assert paging.began
 
 
 def test_an_unknown_operator_is_refused() -> None:

@@ -66,15 +66,23 @@ class Audit:
         decision: AuditDecision | None = None,
         before: int | None = None,
         limit: int = 100,
+        without: tuple[str, str] | None = None,
     ) -> list[AuditEntry]:
         """A page of what is stored, the newest first; the next page is `before` the last one's `sequence`.
 
+        `without` is a source and a tool of it whose entries are left out.
         Calls show `flush_s` after they end. Raises InvalidArgument, DatabaseUnavailable.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidArgument(f"limit must be between 1 and {MAX_PAGE} (got {limit}).")
         return await self.store.entries(
-            user_id, workspace_id=workspace_id, scope=scope, decision=decision, before=before, limit=limit
+            user_id,
+            workspace_id=workspace_id,
+            scope=scope,
+            decision=decision,
+            before=before,
+            limit=limit,
+            without=without,
         )
 
     def between(

@@ -110,18 +110,26 @@ class Browse:
         *,
         limit: int,
         offset: int = 0,
+        after: Mapping[str, str] | None = None,
+        from_end: bool = False,
         filters: Sequence[Filter] = (),
         order_by: Sequence[Order] = (),
         whole: bool = False,
     ) -> Answer:
-        """A page as texts, cut unless `whole`, by the primary key unless told; of an editable one xmin is last."""
+        """A page as texts, cut unless `whole`, by the primary key unless told, or backwards `from_end`.
+
+        Of an editable table the primary key, whole, and xmin are last. Raises AgentDBError.
+        """
         statement = rows.select_page(
             details.table,
             details.fields,
             filters=filters,
-            order_by=order_by or [Order(name) for name in details.primary_key],
+            order_by=order_by,
+            key=details.primary_key,
             limit=limit,
             offset=offset,
+            after=after,
+            from_end=from_end,
             version=details.editable,
             shown=_length(details, whole=whole),
         )

@@ -66,25 +66,49 @@ def select_page(
     *,
     filters: Sequence[Filter] = (),
     order_by: Sequence[Order] = (),
+    key: Sequence[str] = (),
     limit: int,
     offset: int = 0,
+    after: Mapping[str, str] | None = None,
+    from_end: bool = False,
     version: bool = False,
     shown: int = SHOWN,
 ) -> Statement:
     """Each value as text of at most `shown` + 1 characters, so that a page stays small whatever its rows hold.
 
-    With `version` the last column is the row's xmin. Ordered by `order_by`, else as Postgres finds the rows.
+    With `version` the last columns are the `key`'s, up to OPENED + 1 characters, and the row's xmin. Ordered by
+    `order_by` and then the key, else as Postgres finds the rows; `from_end` the other way round. `after` is a key:
+    where the order is the key's alone, the rows beyond it are found by its index, and none before it are counted.
     """
-    columns = [_shown(field, shown) for field in fields] + (["t.xmin::text"] if version else [])
+    columns = [_shown(field, shown) for field in fields]
+    if version:
+        columns += [f"pg_catalog.left(t.{identifier(name)}::text, {OPENED + 1})" for name in key] + ["t.xmin::text"]
     where, params = _where(filters)
-    order = ", ".join(f"t.{identifier(each.column)}{' DESC' if each.descending else ''}" for each in order_by)
+    if after is not None:
+        where = _beyond(where, key, after, params, "<" if from_end else ">")
+    sorted_by = {each.column for each in order_by}
+    orders = [*order_by, *(Order(name) for name in key if name not in sorted_by)]
+    order = ", ".join(
+        f"t.{identifier(each.column)}{' DESC' if each.descending is not from_end else ''}" for each in orders
+    )
     params += [limit, offset]
     ordered = f" ORDER BY {order}" if order else ""
+    # What is shown is made of the page's rows alone, not of those that sorting or skipping passes.
     sql = (
-        f"SELECT {', '.join(columns) or 'NULL'} FROM {qualified(table)} AS t{where}{ordered}"
-        f" LIMIT ${len(params) - 1} OFFSET ${len(params)}"
+        f"SELECT {', '.join(columns) or 'NULL'} FROM (SELECT t.*{', t.xmin' if version else ''}"
+        f" FROM {qualified(table)} AS t{where}{ordered} LIMIT ${len(params) - 1} OFFSET ${len(params)}) AS t{ordered}"
     )
     return Statement(sql, params)
+
+
+def _beyond(
+    where: str, key: Sequence[str], after: Mapping[str, str], params: list[object], operator: Literal["<", ">"]
+) -> str:
+    """The condition and that the key is beyond this one."""
+    params += [after[name] for name in key]
+    names = ", ".join(f"t.{identifier(name)}" for name in key)
+    places = ", ".join(f"${len(params) - len(key) + index + 1}" for index in range(len(key)))
+    return f"{where} {'AND' if where else 'WHERE'} ({names}) {operator} ({places})"
 
 
 def select_row(table: Table, fields: Sequence[Field], key: Mapping[str, str], *, version: bool = True) -> Statement:

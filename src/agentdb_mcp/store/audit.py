@@ -80,19 +80,22 @@ class AuditStore:
         decision: AuditDecision | None = None,
         before: int | None = None,
         limit: int = 100,
+        without: tuple[str, str] | None = None,
     ) -> list[AuditEntry]:
-        """A page of the user's entries, the newest first, with sequences below `before`."""
+        """A page of the user's entries, the newest first, with sequences below `before`; not of a (source, tool)."""
         async with self._control.connection() as connection:
             rows = await connection.fetch(
                 f"{_SELECT} WHERE user_id = $1 AND sequence < coalesce($2::bigint, 9223372036854775807)"
                 " AND ($3::text IS NULL OR workspace_id = $3) AND ($4::text IS NULL OR scope = $4)"
-                " AND ($5::text IS NULL OR decision = $5) ORDER BY sequence DESC LIMIT $6",
+                " AND ($5::text IS NULL OR decision = $5)"
+                " AND ($7::text IS NULL OR source <> $7 OR tool IS DISTINCT FROM $8) ORDER BY sequence DESC LIMIT $6",
                 user_id,
                 before,
                 workspace_id,
                 scope,
                 decision,
                 limit,
+                *(without or (None, None)),
             )
         return [_entry(row) for row in rows]
 

@@ -26,13 +26,17 @@ _OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
 
 _COLUMNS = (
     "id, project_name, status, ownership_type, access_mode, neon_project_id, neon_branch_id, neon_connection_uri,"
-    " database_name, role_name, generation, fence, paused, user_id"
+    " database_name, role_name, generation, fence, paused, user_id, last_error,"
+    " coalesce(lease_expires_at > now(), false) AS leased"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseRow:
-    """One database as the control database knows it; `uri` is encrypted."""
+    """One database as the control database knows it; `uri` is encrypted.
+
+    `last_error` is the code by which making or removing it failed last, `leased` whether somebody does it now.
+    """
 
     id: str
     scope: Scope
@@ -50,6 +54,8 @@ class DatabaseRow:
     generation: int
     fence: int
     paused: bool | None = False
+    last_error: str | None = None
+    leased: bool = False
 
 
 class OwnerUnknown(ProvisioningFailed):
@@ -123,7 +129,7 @@ class DatabaseStore:
         async with self._control.connection() as connection:
             for scope, (table, owner) in _TABLES.items():
                 rows = await connection.fetch(
-                    f"SELECT {_COLUMNS}, {owner} AS owner_id, coalesce(lease_expires_at > now(), false) AS leased,"
+                    f"SELECT {_COLUMNS}, {owner} AS owner_id,"
                     " extract(epoch FROM now() - updated_at)::float8 AS idle_s, NOT EXISTS (SELECT FROM"
                     f" {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS ownerless, (SELECT extract(epoch FROM now() -"
                     f" {ARCHIVED_AT})::float8 FROM {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS archived_s"
@@ -146,7 +152,8 @@ class DatabaseStore:
         """Databases of workspaces whose owner does not pay for them yet, with that owner."""
         async with self._control.connection() as connection:
             rows = await connection.fetch(
-                "SELECT d.*, d.workspace_id AS owner_id, w.owner_id AS now_of FROM workspace_database AS d"
+                "SELECT d.*, coalesce(d.lease_expires_at > now(), false) AS leased, d.workspace_id AS owner_id,"
+                " w.owner_id AS now_of FROM workspace_database AS d"
                 " JOIN workspace AS w ON w.id = d.workspace_id"
                 " WHERE d.user_id IS DISTINCT FROM w.owner_id AND d.status NOT IN ('deleting', 'deleted') ORDER BY d.id"
             )
@@ -344,4 +351,6 @@ def _row(scope: Scope, row: asyncpg.Record) -> DatabaseRow:
         generation=row["generation"],
         fence=row["fence"],
         paused=row["paused"],
+        last_error=row["last_error"],
+        leased=row["leased"],
     )

@@ -20,6 +20,8 @@ from agentdb_mcp.web.state import State
 __all__ = ["install", "is_installed", "link"]
 
 PATH = "/explorer"
+# More takes three times as long for a tenth less of the two megabytes that a browser loads once.
+COMPRESSION = 4
 
 
 def is_installed() -> bool:
@@ -41,7 +43,7 @@ def install(app: FastAPI, state: State) -> None:
     app.include_router(entry.router(explorer, https=https))
     app.router.routes.append(Route(PATH, _home, methods=["GET"], include_in_schema=False))
     guard = Guard(explorer, Toolkit(state), settings.frame_ancestors, https=https)
-    app.router.routes.append(Mount(PATH, GZipMiddleware(guard, minimum_size=1000)))
+    app.router.routes.append(Mount(PATH, GZipMiddleware(guard, minimum_size=1000, compresslevel=COMPRESSION)))
 
 
 async def link(app: FastAPI, base_url: str, user_id: str, seconds: int) -> str | None:

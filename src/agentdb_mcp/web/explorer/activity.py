@@ -45,6 +45,7 @@ async def show(view: View) -> None:
             .props("outlined dense options-dense")
             .classes("ax-select")
         )
+        looks = ui.checkbox("with what these pages read").props("dense")
         button("Reload", lambda: load(None))
 
     async def load(before: int | None) -> None:
@@ -52,7 +53,7 @@ async def show(view: View) -> None:
         wanted = None if decision.value == EVERYTHING else AuditDecision(decision.value)
         found = await view.fill(
             rows,
-            lambda: view.work.activity(chosen, wanted, before, PAGE + 1),
+            lambda: view.work.activity(chosen, wanted, before, PAGE + 1, looks=bool(looks.value)),
             lambda each: _rows(each[:PAGE], places, rows),
         )
         shown = (found or [])[:PAGE]
@@ -62,6 +63,7 @@ async def show(view: View) -> None:
 
     place.on_value_change(lambda: load(None))
     decision.on_value_change(lambda: load(None))
+    looks.on_value_change(lambda: load(None))
     await load(None)
 
 

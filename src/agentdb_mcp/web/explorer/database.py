@@ -14,7 +14,7 @@ from agentdb_mcp.models import Result
 from agentdb_mcp.services.browse import Details
 from agentdb_mcp.services.rows import Table
 from agentdb_mcp.web.explorer.forms import add_column_form, create_table_form
-from agentdb_mcp.web.explorer.layout import BASE, Text, View, box, button, database_frame, link
+from agentdb_mcp.web.explorer.layout import BASE, Early, Text, View, box, button, database_frame, link
 from agentdb_mcp.web.explorer.table_data import TableData
 from agentdb_mcp.web.explorer.values import number, size
 from agentdb_mcp.web.explorer.work import Place
@@ -28,29 +28,33 @@ async def show(view: View, place: Place, table: Table | None, tab: str) -> None:
         with box("div", classes):
             listed = box("aside", "ax-side", aria_label="Tables")
             content = box("div", "ax-content")
-    await view.client.connected()
-    tenant, scope = place.tenant, place.scope
 
     async def read_tables() -> Found:
-        return objects(await view.work.browse.tables(tenant, scope))
+        return objects(await view.work.browse.tables(place.tenant, place.scope))
 
-    found = await view.fill(listed, read_tables, lambda tables: _list(view, place, tables, table))
-    if found is None:
-        content.clear()
-    elif table is not None:
-        opened = table
+    tables = Early(read_tables)
+    if table is None:
+        async with view.early(tables):
+            found = await view.fill(listed, tables, lambda found: _list(view, place, found, None), ui.navigate.reload)
+            if found is not None:
+                with content:
+                    _summary(view, place, found)
+        return
+    opened = table
+    rows = TableData(view, place)
 
-        async def read_details() -> Details:
-            return await view.work.browse.details(tenant, scope, opened)
+    async def read_details() -> Details:
+        rows.details = await view.work.browse.details(place.tenant, place.scope, opened)
+        return rows.details
 
-        listed_rows = next((each for each in found if (each["schema"], each["name"]) == table), {})
-        details = await view.fill(content, read_details, lambda _: None)
-        if details is not None:
+    details = Early(read_details)
+    async with view.early(tables, details, *([rows.first] if tab == "data" else [])):
+        found = await view.fill(listed, tables, lambda found: _list(view, place, found, opened), ui.navigate.reload)
+        if found is None:
+            content.clear()
+        elif await view.fill(content, details, lambda _: None, ui.navigate.reload) is not None:
             with content:
-                await _table(view, place, details, listed_rows, tab)
-    else:
-        with content:
-            _summary(view, place, found)
+                await _table(rows, next((each for each in found if (each["schema"], each["name"]) == table), {}), tab)
 
 
 def objects(answer: Result) -> Found:
@@ -130,7 +134,8 @@ def _summary(view: View, place: Place, found: Found) -> None:
                         Text("td", each["comment"] or "", "muted ax-clip", data_label="Comment")
 
 
-async def _table(view: View, place: Place, details: Details, found: Mapping[str, Any], tab: str) -> None:
+async def _table(rows: TableData, found: Mapping[str, Any], tab: str) -> None:
+    view, place, details = rows.view, rows.place, rows.details
     with box("div", "ax-table-head"):
         Text("a", "‹ Tables", "ax-back", href=BASE + place.path)
         Text("h2", details.name if details.schema == "public" else f"{details.schema}.{details.name}")
@@ -145,7 +150,8 @@ async def _table(view: View, place: Place, details: Details, found: Mapping[str,
     if tab == "structure":
         _structure(view, place, details)
     else:
-        await TableData(view, place, details, found.get("rows")).show()
+        rows.estimate = found.get("rows")
+        await rows.show()
 
 
 def _structure(view: View, place: Place, details: Details) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
@@ -16,11 +16,11 @@ from starlette.websockets import WebSocket
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated
 from agentdb_mcp.web.errors import error_response
 from agentdb_mcp.web.explorer.headers import page_headers, set_cookie
+from agentdb_mcp.web.explorer.ownership import SESSION, may_open
 from agentdb_mcp.web.explorer.session import COOKIE, Session
 from agentdb_mcp.web.explorer.toolkit import Toolkit
 from agentdb_mcp.web.explorer.work import Explorer
 
-SESSION = "agentdb.explorer.session"
 EXPLORER = "agentdb.explorer"
 _SCRIPT = re.compile(rb"<script\b")
 
@@ -48,9 +48,10 @@ class Guard:
             await _refuse(error, scope, receive, send)
             return
         if path.startswith("/_nicegui_ws/"):
-            if session is None or not _is_of(connection, session):
+            if session is None or not may_open(connection, session):
                 await _refuse(NotAuthenticated("The session has ended.", hint="Sign in."), scope, receive, send)
                 return
+            scope[SESSION] = session
             await app(scope, receive, send)
         elif scope["type"] == "http":
             if session is None:
@@ -93,18 +94,6 @@ class Guard:
 
     def _is_https(self, scope: Scope) -> bool:
         return self._https or scope.get("scheme") == "https"
-
-
-def _is_of(connection: HTTPConnection, session: Session) -> bool:
-    """Whether the page that the socket is for was given to this session."""
-    from nicegui import Client
-
-    asked = parse_qs(connection.url.query).get("client_id", [""])[0]
-    client = Client.instances.get(asked)
-    if client is None:  # gone: the toolkit tells the page to load anew
-        return True
-    owner = client.request.scope.get(SESSION)
-    return isinstance(owner, Session) and owner.id == session.id
 
 
 def _to_sign_in(scope: Scope, path: str) -> Response:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+import anyio
 from nicegui import Client, ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 from starlette.requests import Request
 
-from agentdb_mcp.errors import AgentDBError, NotAuthenticated
+from agentdb_mcp.errors import AgentDBError, NotAuthenticated, RateLimited
 from agentdb_mcp.models import Scope
-from agentdb_mcp.web.explorer.guard import EXPLORER, SESSION
+from agentdb_mcp.web.explorer.guard import EXPLORER
+from agentdb_mcp.web.explorer.ownership import SESSION
 from agentdb_mcp.web.explorer.work import Place, Work
 
 T = TypeVar("T")
 BASE = "/explorer"
 THEMES = {"light": False, "dark": True}
 CHECK_S = 20.0
+# A page waits so long for what it shows; what takes longer shows up in it later, by its socket.
+AT_ONCE_S = 0.5
 _SET_THEME = "document.cookie = 'agentdb_theme={}; path=/explorer; max-age=31536000; SameSite=Lax'"
 
 
@@ -66,16 +71,71 @@ def link(label: str, path: str, classes: str = "", *, current: bool = False) -> 
 
 
 @dataclass(slots=True)
+class Early(Generic[T]):
+    """A read that may begin before it is asked for: the first call gives what that came to, others read anew."""
+
+    read: Callable[[], Awaitable[T]]
+    _begun: anyio.Event | None = None
+    _found: tuple[T] | None = None
+    _error: AgentDBError | None = None
+
+    async def begin(self) -> bool:
+        """Whether it succeeded."""
+        self._begun = anyio.Event()
+        try:
+            self._found = (await self.read(),)
+        except AgentDBError as error:
+            self._error = error
+        finally:
+            self._begun.set()
+        return self._error is None
+
+    async def __call__(self) -> T:
+        """Raises AgentDBError."""
+        if self._begun is None:
+            return await self.read()
+        await self._begun.wait()
+        found, error = self._found, self._error
+        self._begun = self._found = self._error = None
+        if error is not None:
+            raise error
+        return found[0] if found is not None else await self.read()
+
+
+@dataclass(slots=True)
 class View:
     """One page that is open: whose it is, and how it fails."""
 
     work: Work
     client: Client
 
-    async def attempt(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    @asynccontextmanager
+    async def early(self, *reads: Early[Any]) -> AsyncIterator[None]:
+        """Begin to read, one after the other; the block is entered when all is there, or else the page in its browser.
+
+        So a database that is awake is in the page from the start, and one that has to wake keeps nobody waiting.
+        """
+        done = anyio.Event()
+
+        async def begin() -> None:
+            with contextlib.suppress(AgentDBError):  # of the session, which whoever asks for the rest meets as well
+                for each in reads:
+                    if not await self.work.look(each.begin):
+                        break
+            done.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(begin)
+            with anyio.move_on_after(AT_ONCE_S):
+                await done.wait()
+            if not done.is_set():
+                await self.client.connected()
+            yield
+
+    async def attempt(self, work: Callable[[], Awaitable[T]], *, looking: bool = False) -> T | None:
         """What the work gives; None after telling the person what went wrong."""
         try:
-            return await self.work.do(work)
+            return await (self.work.look(work) if looking else self.work.do(work))
         except AgentDBError as error:
             self.tell(error)
             return None
@@ -92,20 +152,26 @@ class View:
         with self.client:
             ui.navigate.to("/sign-in?ended=true")
 
-    async def fill(self, place: Element, read: Callable[[], Awaitable[T]], show: Callable[[T], Any]) -> T | None:
-        """Show that it is being read, then what was read, or why not."""
+    async def fill(
+        self,
+        place: Element,
+        read: Callable[[], Awaitable[T]],
+        show: Callable[[T], Any],
+        retry: Callable[[], Any] | None = None,
+    ) -> T | None:
+        """Show that it is being read, then what was read, or why not. `retry` is for more than this alone."""
         place.clear()
         with place:
             loading()
         try:
-            found = await self.work.do(read)
+            found = await self.work.look(read)
         except AgentDBError as error:
             if isinstance(error, NotAuthenticated):
                 self.leave()
                 return None
             place.clear()
             with place:
-                problem(error, retry=lambda: self.fill(place, read, show))
+                problem(error, retry=retry or (lambda: self.fill(place, read, show)))
             return None
         place.clear()
         with place:
@@ -222,6 +288,8 @@ _FOR_PEOPLE = {
 
 def hint_of(error: AgentDBError) -> str | None:
     """What a person may do next."""
+    if error.code == RateLimited.code:
+        return "Wait a few seconds, then try again."
     hint = error.hint
     return next((instead for tool, instead in _FOR_PEOPLE.items() if hint and tool in hint), hint)
 

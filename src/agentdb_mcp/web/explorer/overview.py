@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from agentdb_mcp.models import BudgetReport, BudgetState, DayCost
-from agentdb_mcp.web.explorer.layout import Text, View, box, empty, frame, link
+from agentdb_mcp.web.explorer.layout import Early, Text, View, box, empty, frame, link
 from agentdb_mcp.web.explorer.values import ago, dollars, size
 from agentdb_mcp.web.explorer.work import DAYS, Seen
 
@@ -29,13 +29,14 @@ async def show(view: View) -> None:
     with frame(view, "Overview", "overview"):
         Text("h1", "Overview")
         content = box("div", "ax-stack")
-    await view.client.connected()
 
     async def read() -> Overview:
         report = await view.work.budget()
         return report, await view.work.overview(report), await view.work.history()
 
-    await view.fill(content, read, lambda found: _content(view, *found))
+    overview = Early(read)
+    async with view.early(overview):
+        await view.fill(content, overview, lambda found: _content(view, *found))
 
 
 def _content(view: View, report: BudgetReport, seen: list[Seen], days: list[DayCost]) -> None:
@@ -100,6 +101,8 @@ def _databases(seen: list[Seen], view: View) -> None:
                             Text("span", "shared by all agents", "muted ax-note")
                     with box("td", data_label="State"):
                         Text("span", each.state, f"ax-state {each.state.replace(' ', '-')}")
+                        if each.reason is not None:
+                            Text("div", each.reason, "muted ax-small")
                     Text("td", size(each.size_bytes), "num", data_label="Size")
                     Text("td", dollars(each.cost_microcents), "num", data_label="Cost")
                     Text("td", ago(each.last_use, now), data_label="Last use")

@@ -265,7 +265,7 @@ async def show(view: View, place: Place) -> None:
         console = Console(view, place)
         console.show("")
     await view.client.connected()
-    found = await view.attempt(lambda: view.work.browse.tables(place.tenant, place.scope))
+    found = await view.attempt(lambda: view.work.browse.tables(place.tenant, place.scope), looking=True)
     if found is not None:
         console.parts["names"].know(names_of(found))
 

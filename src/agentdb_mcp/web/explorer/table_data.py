@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,31 +16,34 @@ from agentdb_mcp.services.queries import Answer
 from agentdb_mcp.services.rows import OPERATORS, Filter, Order, RowKey, qualified
 from agentdb_mcp.web.explorer.forms import confirm, row_form, value_form
 from agentdb_mcp.web.explorer.grid import NUMBER, GridColumn, data_grid, records
-from agentdb_mcp.web.explorer.layout import Text, View, box, button, empty, enable, labelled, problem
-from agentdb_mcp.web.explorer.values import number
+from agentdb_mcp.web.explorer.layout import Early, Text, View, box, button, empty, enable, labelled, problem
+from agentdb_mcp.web.explorer.paging import Paging, page_size
 from agentdb_mcp.web.explorer.work import Place
 from agentdb_mcp.web.exporting import Format
 
-PAGE = 100
 _WITHOUT_KEY = "Read-only: the table has no primary key, so its rows cannot be told apart. Use SQL to change them."
 _NO_TABLE = "Read-only: this is a {}."
 
 
 @dataclass(slots=True)
 class TableData:
-    """The data of one table on a page."""
+    """The data of one table on a page; `details` are set before it is shown."""
 
     view: View
     place: Place
-    details: Details
-    estimate: int | None
-    offset: int = 0
+    details: Details = field(init=False)
+    first: Early[Answer] = field(init=False)
+    estimate: int | None = None
+    paging: Paging = field(default_factory=Paging)
     order: list[Order] = field(default_factory=list)
     filters: list[Filter] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
     more: bool = False
     grid: ui.aggrid | None = None
     parts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.first = Early(self._read)
 
     async def show(self) -> None:
         self._bar()
@@ -50,9 +54,15 @@ class TableData:
         self.parts["place"] = box("div", "ax-fill")
         with box("div", "ax-foot"):
             self.parts["range"] = Text("span", "", "muted", role="status")
-            self.parts["previous"] = button("‹ Previous", lambda: self._turn(-PAGE), "", aria_label="Previous page")
-            self.parts["next"] = button("Next ›", lambda: self._turn(PAGE), "", aria_label="Next page")
-        await self.reload()
+            for name, label, turn in (
+                ("first", "«", lambda: self._begin(from_end=False)),
+                ("previous", "‹ Previous", lambda: self._turn(onward=self.paging.from_end)),
+                ("next", "Next ›", lambda: self._turn(onward=not self.paging.from_end)),
+                ("last", "»", lambda: self._begin(from_end=True)),
+            ):
+                spoken = f"{name.capitalize()} page"
+                self.parts[name] = button(label, turn, aria_label=spoken, title=spoken)
+        await self._load(self.first)
 
     def _bar(self) -> None:
         with box("div", "ax-bar", role="toolbar", aria_label="Rows"):
@@ -72,21 +82,29 @@ class TableData:
 
     async def reload(self) -> None:
         """Read the page anew."""
+        await self._load(self._read)
 
-        async def read() -> Answer:
-            return await self.view.work.browse.shown(
-                self.place.tenant, self.place.scope, self.details,
-                limit=PAGE + 1, offset=self.offset, filters=self.filters, order_by=self.order,
-            )  # fmt: skip
+    async def _read(self) -> Answer:
+        start = self.paging.start
+        return await self.view.work.browse.shown(
+            self.place.tenant, self.place.scope, self.details, limit=self._size + 1, offset=start.offset,
+            after=start.after, from_end=self.paging.from_end, filters=self.filters, order_by=self.order,
+        )  # fmt: skip
 
+    @property
+    def _size(self) -> int:
+        return page_size(len(self.details.columns))
+
+    async def _load(self, read: Callable[[], Awaitable[Answer]]) -> None:
         try:
-            answer = await self.view.work.do(read)
+            answer = await self.view.work.look(read)
         except AgentDBError as error:
             self._failed(error)
             return
         result = answer.results[0]
-        self.more = len(result.rows) > PAGE or result.truncated
-        self.rows = result.rows[:PAGE]
+        self.more = len(result.rows) > self._size or result.truncated
+        rows = result.rows[: self._size]
+        self.rows = rows[::-1] if self.paging.from_end else rows
         self._show_rows()
 
     def _failed(self, error: AgentDBError) -> None:
@@ -101,7 +119,7 @@ class TableData:
     def _show_rows(self) -> None:
         place: Element = self.parts["place"]
         shown = [row[: len(self.details.columns)] for row in self.rows]
-        if not shown and self.offset == 0:
+        if not shown and self.paging.began:
             self.grid = None
             place.clear()
             with place:
@@ -128,16 +146,26 @@ class TableData:
         else:
             self.grid.run_grid_method("setGridOption", "rowData", records(shown))
             self.grid.run_grid_method("ensureIndexVisible", 0) if shown else None
-        first, last = self.offset + 1 if shown else 0, self.offset + len(shown)
-        about = (
-            f" of about {number(self.estimate)}" if self.estimate is not None and not self.filters and self.more else ""
-        )
-        self.parts["range"].text = f"Rows {number(first)} to {number(last)}{about}"
-        enable(self.parts["previous"], self.offset > 0)
-        enable(self.parts["next"], self.more)
+        estimate = None if self.filters else self.estimate
+        self.parts["range"].text = self.paging.text(len(shown), estimate, more=self.more or not self.paging.began)
+        onward, back = ("previous", "next") if self.paging.from_end else ("next", "previous")
+        enable(self.parts[onward], self.more)
+        enable(self.parts[back], not self.paging.began)
+        enable(self.parts["first"], not self.paging.began or self.paging.from_end)
+        ordered = bool(self.order or self.details.primary_key)
+        enable(self.parts["last"], ordered and (not self.paging.began if self.paging.from_end else self.more))
 
-    async def _turn(self, by: int) -> None:
-        self.offset = max(0, self.offset + by)
+    async def _begin(self, *, from_end: bool) -> None:
+        self.paging.begin(from_end=from_end)
+        await self.reload()
+
+    async def _turn(self, *, onward: bool) -> None:
+        if not onward:
+            self.paging.back()
+        elif self.rows:
+            last = 0 if self.paging.from_end else len(self.rows) - 1
+            keyed = self.details.editable and not self.order
+            self.paging.onward(len(self.rows), self._key(last) if keyed else None)
         await self.reload()
 
     async def _sorted(self, _: GenericEventArguments) -> None:
@@ -151,8 +179,7 @@ class TableData:
             for each in sorted_by
             if each["colId"][1:].isdecimal() and int(each["colId"][1:]) < len(names)
         ]
-        self.offset = 0
-        await self.reload()
+        await self._begin(from_end=False)
 
     # --- filters ----------------------------------------------------------------------------------------------------
 
@@ -189,8 +216,7 @@ class TableData:
                     button(
                         "×", lambda index=index: self._remove(index), "quiet", aria_label=f"Remove the filter {text}"
                     )
-        self.offset = 0
-        await self.reload()
+        await self._begin(from_end=False)
 
     async def _remove(self, index: int) -> None:
         del self.filters[index]
@@ -199,8 +225,8 @@ class TableData:
     # --- changing ---------------------------------------------------------------------------------------------------
 
     def _key(self, index: int) -> dict[str, str]:
-        names = [each["name"] for each in self.details.columns]
-        return {name: str(self.rows[index][names.index(name)]) for name in self.details.primary_key}
+        values = self.rows[index][len(self.details.columns) : -1]
+        return {name: str(value) for name, value in zip(self.details.primary_key, values, strict=True)}
 
     async def _open(self, index: int) -> None:
         if index >= len(self.rows):
@@ -216,7 +242,7 @@ class TableData:
         async def read() -> list[Any]:
             return await self.view.work.browse.row(self.place.tenant, self.place.scope, self.details, key)
 
-        row = await self.view.attempt(read)
+        row = await self.view.attempt(read, looking=True)
         if row is None:
             return
 
@@ -231,17 +257,20 @@ class TableData:
 
     async def _whole(self, index: int) -> list[Any] | None:
         """A row of what has no key: by its place, as it is ordered now."""
+        place = len(self.rows) - 1 - index if self.paging.from_end else index
         answer = await self.view.attempt(
             lambda: self.view.work.browse.shown(
                 self.place.tenant,
                 self.place.scope,
                 self.details,
                 limit=1,
-                offset=self.offset + index,
+                offset=self.paging.start.passed + place,
+                from_end=self.paging.from_end,
                 filters=self.filters,
                 order_by=self.order,
                 whole=True,
-            )
+            ),
+            looking=True,
         )
         return answer.results[0].rows[0] if answer and answer.results[0].rows else None
 

@@ -66,9 +66,10 @@ def _load() -> None:
         return
     from nicegui import ui
 
-    from agentdb_mcp.web.explorer import pages
+    from agentdb_mcp.web.explorer import ownership, pages
 
     pages.declare()
+    ownership.bind_sockets()
     parent = FastAPI(openapi_url=None)
     settings: dict[str, Any] = {"tailwind": False, "dark": None, "show_welcome_message": False}
     ui.run_with(

@@ -23,6 +23,27 @@ T = TypeVar("T")
 TICKET_S = 60
 MAX_TICKETS = 1000
 DAYS = 30
+# In the audit log: the pages' source, and the tool of what they read by themselves in order to show it.
+SOURCE, LOOK = "explorer", "look"
+
+
+BEGINNING = frozenset({DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING})
+# Of the codes that are recorded; more than a code is not.
+_REASONS = {
+    "provisioning_failed": "The provider of databases did not make it.",
+    "database_unavailable": "It was made, and could not be reached.",
+    "configuration": "A setting of the platform is missing or wrong.",
+    "interrupted": "The server ended while it was being made.",
+}
+
+
+def reason_of(row: DatabaseRow) -> str | None:
+    """Why making or removing the database failed last, where nobody does it now; in words, without a detail."""
+    if row.leased or row.last_error is None or row.status is DatabaseStatus.READY:
+        return None
+    if row.status not in BEGINNING:
+        return "Removing it failed; the platform tries again."
+    return f"{_REASONS.get(row.last_error, 'It could not be made.')} Opening it tries again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +70,11 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A database on the overview. `cost_microcents` of the period."""
+    """A database on the overview. `cost_microcents` of the period; `reason` why its making or removal failed."""
 
     place: Place
     state: str
+    reason: str | None
     size_bytes: int | None
     cost_microcents: int
     last_use: datetime | None
@@ -101,12 +123,11 @@ class Work:
         return self.explorer.state.application.queries
 
     @asynccontextmanager
-    async def calling(self, *, active: bool = True) -> AsyncIterator[None]:
+    async def calling(self, tool: str | None = None) -> AsyncIterator[None]:
         """For the time of one call. Raises NotAuthenticated when the session has ended, RateLimited."""
         await self.explorer.sessions.check(self.session)
-        if active:
-            self.explorer.sessions.touch(self.session)
-        origin = Origin("explorer", self.session.id)
+        self.explorer.sessions.touch(self.session)
+        origin = Origin(SOURCE, self.session.id, tool)
         with acting_as(origin), self.session.throttle.call(Tenant(self.session.id)):
             yield
 
@@ -114,6 +135,11 @@ class Work:
         """Raises AgentDBError."""
         async with self.calling():
             return await work()
+
+    async def look(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What a page reads by itself in order to show it. Raises AgentDBError."""
+        async with self.calling(LOOK):
+            return await read()
 
     async def places(self) -> list[Place]:
         """The global database first, then the agents' by name: of a token for one workspace, that one."""
@@ -170,8 +196,9 @@ class Work:
             cost = costs.get((place.scope, workspace_id))
             last = await self._last_use(place)
             state = self._state(row, last)
+            reason = reason_of(row) if row is not None else None
             size = cost.size_bytes if cost and cost.size_bytes else None
-            seen.append(Seen(place, state, size, cost.cost_microcents if cost else 0, last))
+            seen.append(Seen(place, state, reason, size, cost.cost_microcents if cost else 0, last))
         return seen
 
     def _state(self, row: DatabaseRow | None, last: datetime | None) -> str:
@@ -183,7 +210,9 @@ class Work:
             awake = self.explorer.state.application.policy.compute.suspend_timeout_s
             now = self.explorer.state.managed.usage.clock()
             return "connected" if last is not None and (now - last).total_seconds() < awake else "suspended"
-        return {"pending": "not made yet", "provisioning": "provisioning"}.get(str(row.status), str(row.status))
+        if row.status in BEGINNING and not row.leased and row.last_error is not None:
+            return "failed"
+        return "not made yet" if row.status is DatabaseStatus.PENDING else str(row.status)
 
     async def _last_use(self, place: Place) -> datetime | None:
         audit, workspace_id = self.explorer.state.managed.audit, None
@@ -193,9 +222,12 @@ class Work:
         return found[0].at if found else None
 
     async def activity(
-        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int
+        self, place: Place | None, decision: AuditDecision | None, before: int | None, limit: int, *, looks: bool
     ) -> list[AuditEntry]:
-        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen."""
+        """A page of the audit log, the newest first: of an agent, in the global database, or all that may be seen.
+
+        With `looks` also what these pages read by themselves.
+        """
         bound, scope = self.session.tenant.workspace_id, None
         if place is not None and place.scope is Scope.AGENT:
             bound = place.tenant.workspace_id
@@ -203,5 +235,6 @@ class Work:
             scope = Scope.GLOBAL
         audit = self.explorer.state.managed.audit
         return await audit.entries(
-            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit
-        )
+            self.session.user_id, workspace_id=bound, scope=scope, decision=decision, before=before, limit=limit,
+            without=None if looks else (SOURCE, LOOK),
+        )  # fmt: skip
