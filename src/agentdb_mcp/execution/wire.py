@@ -27,9 +27,10 @@ from agentdb_mcp.models import Column, Limits, Result
 # Values that are fetched at a time: as Python objects they take ten times what Postgres sends, and are dropped past
 # the answer's limits.
 PORTION_CELLS = 20_000
-# Reading on past the page may receive so much at a time. Its portal has a name, because the message that sets its time
-# limit takes the unnamed one away. What does not listen to the limit is ended this much later.
-READ_ON_BYTES, READ_ON_PORTAL, READ_ON_GRACE_S = 5_000_000, "agentdb_page", 0.5
+# Reading on past the page may receive so much at a time. Its time limit is set by a statement and portal with a name:
+# the caller's keeps the unnamed one, which Postgres counts in pg_stat_statements when the transaction ends, and a named
+# one not. What does not listen to the limit is ended this much later.
+READ_ON_BYTES, READ_ON_LIMIT, READ_ON_GRACE_S = 5_000_000, "agentdb_read_on", 0.5
 _BASE64_TYPES = {"bytea": "base64", "bytea[]": "base64"}
 
 
@@ -190,17 +191,17 @@ async def run(
     )
     if sink is not None:
         return await _pass_on(connection, statement, arguments, shown, _Answer(infos, catalog, _ANY, _ANY), sink)
-    portion, portal = max(1, PORTION_CELLS // max(1, len(columns))), ""
+    portion = max(1, PORTION_CELLS // max(1, len(columns)))
     if stop_early:
-        portion, portal = min(portion, limits.max_rows + 1), READ_ON_PORTAL if limits.held_rows else ""
+        portion = min(portion, limits.max_rows + 1)
     answer = _Answer(infos, catalog, limits.max_rows, limits.max_bytes)
     if limits.held_rows:
         answer.beyond = Beyond(limits.held_rows, limits.held_bytes, limits.max_bytes, answer.decode)
     protocol = connection._protocol
-    rows, tag, complete = await protocol.bind_execute(statement, arguments, portal, portion, True, None)
+    rows, tag, complete = await protocol.bind_execute(statement, arguments, "", portion, True, None)
     answer.add(rows)
     while not complete and not (stop_early and answer.full):
-        rows, tag, complete = await protocol.execute(statement, portal, portion, True, None)
+        rows, tag, complete = await protocol.execute(statement, "", portion, True, None)
         answer.add(rows)
     if (beyond := answer.beyond) is None:
         tag_text, size = _whole_tag(tag, answer.fetched), answer.size
@@ -228,11 +229,14 @@ async def _read_on(
     """
     until = anyio.current_time() + seconds
     with anyio.move_on_after(seconds + READ_ON_GRACE_S) as reading, suppress(asyncpg.PostgresError, *CONNECTION_ERRORS):
-        await connection.execute(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}")
+        limit = await _prepare(
+            connection, f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}", READ_ON_LIMIT
+        )
+        await connection._protocol.bind_execute(limit, [], READ_ON_LIMIT, 0, True, None)
         while not beyond.full and anyio.current_time() < until:
             connection.guard.begin(READ_ON_BYTES)
             portion = beyond.next_rows(answer.fetched, answer.size + beyond.size)
-            rows, tag, complete = await connection._protocol.execute(statement, READ_ON_PORTAL, portion, True, None)
+            rows, tag, complete = await connection._protocol.execute(statement, "", portion, True, None)
             answer.add(rows)
             if complete:
                 return tag, True
@@ -286,9 +290,9 @@ def _check_text(sql: str) -> None:
         raise InvalidArgument("The SQL is not valid Unicode: it holds half of a surrogate pair.") from None
 
 
-async def _prepare(connection: asyncpg.Connection, sql: str) -> asyncpg_protocol.PreparedStatementState:
+async def _prepare(connection: asyncpg.Connection, sql: str, name: str = "") -> asyncpg_protocol.PreparedStatementState:
     protocol = connection._protocol
-    statement = await protocol.prepare("", sql, None, record_class=asyncpg.Record)
+    statement = await protocol.prepare(name, sql, None, record_class=asyncpg.Record)
     settings = protocol.get_settings()
     for oid in statement._init_types():
         settings.set_builtin_type_codec(oid, str(oid), "", "scalar", "text", "text")
