@@ -11,6 +11,7 @@ import anyio
 import asyncpg
 import pytest
 
+from agentdb_mcp import gate
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import (
@@ -24,7 +25,7 @@ from agentdb_mcp.errors import (
 )
 from agentdb_mcp.execution import Call, Pools, PoolSettings, Transfer
 from agentdb_mcp.local_stack import LocalStack
-from agentdb_mcp.models import DatabaseTarget, Limits, Scope, Secret, Tenant
+from agentdb_mcp.models import DatabaseTarget, Decision, Limits, Scope, Secret, Tenant
 from agentdb_mcp.settings import load_settings
 from copying_sides import AGENT, GLOBAL, STALLING, Outside, Sides, outside, until
 
@@ -312,3 +313,11 @@ async def test_no_text_leaves_the_brackets_that_it_is_copied_in(
     assert await watcher.fetchval("SELECT to_regclass('copied') IS NULL")
     await watcher.close()
     await pools.close()
+
+
+async def test_without_the_gate_read_only_access_still_writes_nothing(
+    open_with: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = await open_with('[access]\nmode = "restricted"')
+    monkeypatch.setattr(gate, "decide", lambda *_, **__: Decision(allowed=True, read_only=True))
+    assert (await sides.refused("SELECT 1 AS id", "made", "create")).sqlstate == "25006"

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -50,6 +50,7 @@ class _Side:
     allowance: Allowance
     entry: Entry | None
     failing: str
+    read_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Copying:
                 )
             async with self._sides(tenant, source, target, read, written) as (reading, writing):
                 calls.decide([facts], reading.database, reading.allowance, transaction=False)
-                await self._check_writes(writes, writing)
+                writing = await self._judged(writes, writing)
                 text = gate.read_statement(query, calls.text_limits).text
                 seconds = min(reading.allowance.seconds, writing.allowance.seconds)
                 limits = calls.policy.limits
@@ -115,12 +116,13 @@ class Copying:
                 _Side(second, writing, written, f"The {target} database did not take the rows; nothing was copied."),
             )
 
-    async def _check_writes(self, writes: list[Statement], writing: _Side) -> None:
-        """By what the gate says of statements that would do the same."""
+    async def _judged(self, writes: list[Statement], writing: _Side) -> _Side:
+        """The side with what the gate says of statements that would do the same."""
         with noted_in(writing.entry):
             facts: list[StatementFacts] = [await self.calls.classify(statement.sql) for statement in writes]
-        for fact in facts:
-            self.calls.decide([fact], writing.database, writing.allowance, transaction=False)
+        database, allowance = writing.database, writing.allowance
+        decisions = [self.calls.decide([fact], database, allowance, transaction=False) for fact in facts]
+        return replace(writing, read_only=any(decision.read_only for decision in decisions))
 
     async def _run(
         self, tenant: Tenant, transfer: Transfer, reading: _Side, writing: _Side, seconds: float, report: Report
@@ -144,7 +146,7 @@ class Copying:
                 await run(reading, Call((), limits, work=transfer.read), slot)
 
         async def write(slot: Slot) -> None:
-            await run(writing, Call((), limits, read_only=False, work=transfer.write), slot)
+            await run(writing, Call((), limits, read_only=writing.read_only, work=transfer.write), slot)
             if failures and not transfer.reader_listens:
                 reader.cancel()
 
