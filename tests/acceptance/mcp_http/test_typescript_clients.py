@@ -54,6 +54,8 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
     ),
     "analyze_query_indexes": ({"queries": ["SELECT name FROM people"]}, {"queries": []}, "invalid_argument"),
     "analyze_workload_indexes": ({}, {"method": "magic"}, "invalid_argument"),
+    "get_top_queries": ({}, {"limit": 0}, "invalid_argument"),
+    "analyze_db_health": ({}, {"health_type": "mood"}, "invalid_argument"),
     "get_budget": ({}, {"surprise": 1}, "invalid_argument"),
 }
 PATHS = ["/mcp", "/mcp/agent", "/mcp/global"]
