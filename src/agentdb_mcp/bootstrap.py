@@ -23,6 +23,7 @@ from agentdb_mcp.services import (
     Audit,
     Budgets,
     Clock,
+    Copying,
     Databases,
     Health,
     Keys,
@@ -113,8 +114,8 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
-        return Operations(tenant, self.queries, usage, self.policy, health, analysis)
+        health, copying = Health(self.queries, self.policy, usage), Copying(self.queries.calls)
+        return Operations(tenant, self.queries, usage, self.policy, health, copying, Analysis(self.queries.calls))
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

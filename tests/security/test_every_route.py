@@ -346,6 +346,7 @@ ARGUMENTS = {
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},
     "execute_sql": {"sql": HARM},
     "execute_transaction": {"statements": [{"sql": HARM}]},
+    "copy_rows": {"from_database": "agent", "query": "SELECT 1 AS i", "to_table": "intruder", "mode": "create"},
     "get_top_queries": {"sort_by": "total_time"},
     "analyze_db_health": {"health_type": "all"},
     "get_budget": {},

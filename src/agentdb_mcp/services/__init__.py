@@ -4,6 +4,7 @@ from agentdb_mcp.services.analysis import Analysis
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
+from agentdb_mcp.services.copying import Copied, Copying
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.keys import Keys, KeysReport
@@ -27,6 +28,8 @@ __all__ = [
     "Browse",
     "Budgets",
     "Clock",
+    "Copied",
+    "Copying",
     "Databases",
     "Health",
     "IssuedToken",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agentdb_mcp.mcp_server.tools import analysis, budget, health, objects, schema, sql
+from agentdb_mcp.mcp_server.tools import analysis, budget, copying, health, objects, schema, sql
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
 
-TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *analysis.TOOLS, *health.TOOLS, *budget.TOOLS)
+TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *copying.TOOLS, *analysis.TOOLS, *health.TOOLS, *budget.TOOLS)
