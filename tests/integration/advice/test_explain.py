@@ -114,6 +114,24 @@ async def test_analyze_tells_what_happened(shop: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "analyze", "said"),
+    [
+        ("SELECT repeat('x', 100), n FROM generate_series(1, 80000) AS n ORDER BY 1, 2", True, "kB to disk"),
+        ("SELECT * FROM items WHERE id * 0 = 0", True, "20,000 came, 200 times more. Run ANALYZE public.items"),
+        (
+            "SELECT count(*) FROM parts AS p JOIN parts AS q ON p.label < q.label",
+            False,
+            "goes through public.parts 20,000",
+        ),
+        ("SELECT * FROM notes", False, "public.notes was never analyzed"),
+    ],
+)
+async def test_advice_is_about_what_really_goes_wrong(shop: World, sql: str, analyze: bool, said: str) -> None:
+    found = await explain(shop, sql, analyze=analyze)
+    assert any(said in hint for hint in found.hints), (found.hints, found.plan.text())
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "INSERT INTO notes VALUES (1)",
