@@ -320,6 +320,12 @@ async def test_a_large_table_has_no_index_built_and_the_answer_says_why(shop: Wo
     assert any("hypopg is not installed" in remark for remark in advice.remarks)
 
 
+async def test_without_statistics_of_statements_there_is_no_workload(shop: World) -> None:
+    with pytest.raises(NotAllowed, match="pg_stat_statements") as error:
+        await shop.analysis.indexes_for_workload(shop.tenant, Scope.AGENT, 10**9)
+    assert "analyze_query_indexes" in (error.value.hint or "")
+
+
 async def test_building_waits_a_second_for_a_writer_and_gives_up(shop: World, open_with: Opener) -> None:
     other = await open_with("")
     async with AsyncExitStack() as exits:
