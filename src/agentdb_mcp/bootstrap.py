@@ -114,8 +114,9 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        health, copying = Health(self.queries, self.policy, usage), Copying(self.queries.calls)
-        return Operations(tenant, self.queries, usage, self.policy, health, copying, Analysis(self.queries.calls))
+        health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
+        copying = Copying(self.queries.calls)
+        return Operations(tenant, self.queries, usage, self.policy, health, analysis, copying)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

@@ -32,10 +32,10 @@ ARGUMENTS = {
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
+    "copy_rows": {"from_database", "query", "to_table", "to_schema", "mode"},
     "explain_query": {"database", "sql", "params", "analyze", "hypothetical_indexes"},
     "analyze_query_indexes": {"database", "queries", "max_index_size_mb", "method"},
     "analyze_workload_indexes": {"database", "max_index_size_mb", "method"},
-    "copy_rows": {"from_database", "query", "to_table", "to_schema", "mode"},
     "get_top_queries": {"database", "sort_by", "limit"},
     "analyze_db_health": {"database", "health_type"},
 }

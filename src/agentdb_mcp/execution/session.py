@@ -62,9 +62,9 @@ class Call:
 
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
+    `work` is done in the place of statements, within one statement's limits.
     `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
     `ours` has statements that its caller did not count.
-    `work` is done in the place of statements, within one statement's limits.
     """
 
     statements: Sequence[Statement]
@@ -74,9 +74,9 @@ class Call:
     catalog: bool = False
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
+    work: Work | None = None
     undo: str = ""
     ours: bool = False
-    work: Work | None = None
 
     @property
     def seconds(self) -> float:

@@ -14,9 +14,10 @@ from agentdb_mcp.advice.plans import Plan
 from agentdb_mcp.errors import InvalidArgument, NotAllowed, StatementRefused
 from agentdb_mcp.execution import Statement, planning, statistics
 from agentdb_mcp.models import Kind, Result, Scope, StatementFacts, Tenant
-from agentdb_mcp.services.calls import Calls
+from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.indexing import Advice, Asked, find_indexes
-from agentdb_mcp.services.look import Look, looking
+from agentdb_mcp.services.look import Look
+from agentdb_mcp.services.queries import Queries
 from agentdb_mcp.services.trials import Planned, Relation, Trials, Tried, plan_as_is, read_tables
 
 # How statements begin that Postgres plans, after comments.
@@ -56,9 +57,9 @@ class Explained:
 class Analysis:
     """Looks at plans and changes nothing; every text goes through the gate with its EXPLAIN before it."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-        self._policy = calls.policy
+    def __init__(self, queries: Queries, policy: Policy) -> None:
+        self._queries = queries
+        self._policy = policy
 
     async def explain(
         self,
@@ -73,7 +74,7 @@ class Analysis:
         planned = Planned.of(statement.sql, statement.params, analyze=analyze)
         _check_together(analyze=analyze, generic=planned.generic, hypothetical=bool(hypothetical))
         seconds = self._policy.limits.timeout_s * (2 if hypothetical else 1)
-        async with looking(self._calls, tenant, scope, [statement], seconds) as look:
+        async with self._queries.look(tenant, scope, [statement], seconds) as look:
             facts = await look.judge(planned.judged)
             if analyze:
                 _check_reads(facts)
@@ -102,7 +103,7 @@ class Analysis:
     async def indexes_for(self, tenant: Tenant, scope: Scope, texts: Sequence[str], max_bytes: int) -> Advice:
         """Indexes for these statements, each as important as the other. Raises AgentDBError, naming the statement."""
         rules = self._policy.analysis
-        async with looking(self._calls, tenant, scope, [Statement(text) for text in texts], rules.timeout_s) as look:
+        async with self._queries.look(tenant, scope, [Statement(text) for text in texts], rules.timeout_s) as look:
             trials = await Trials.of(look, rules.build_max_bytes)
             asked = [Asked(number, text) for number, text in enumerate(texts, 1)]
             return await find_indexes(trials, asked, max_bytes, rules.max_trials)
@@ -111,7 +112,7 @@ class Analysis:
         """Indexes for the statements that took most time so far, by their calls. Raises AgentDBError."""
         rules = self._policy.analysis
         asking = statistics.statements_schema()
-        async with looking(self._calls, tenant, scope, [asking], rules.timeout_s) as look:
+        async with self._queries.look(tenant, scope, [asking], rules.timeout_s) as look:
             schema = _statistics_schema(*(await look.read(asking))[0].rows[0])
             top = (await look.read(statistics.top_queries(schema, "total_time", 5 * rules.workload_queries)))[0]
             asked = _workload(top, rules.workload_queries)

@@ -47,6 +47,11 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"schema_name": "public", "object_name": "nobody"},
         "sql_error",
     ),
+    "copy_rows": (
+        {"from_database": "global", "query": "SELECT 1 AS id, 'ada' AS name", "to_table": "people", "mode": "replace"},
+        {"from_database": "global", "query": "SELECT nothing FROM nobody", "to_table": "people"},
+        "sql_error",
+    ),
     "explain_query": (
         {"sql": "SELECT name FROM people WHERE id = 1"},
         {"sql": "SELECT nothing FROM people"},
@@ -56,11 +61,6 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
     "analyze_workload_indexes": ({}, {"method": "magic"}, "invalid_argument"),
     "get_top_queries": ({}, {"limit": 0}, "invalid_argument"),
     "analyze_db_health": ({}, {"health_type": "mood"}, "invalid_argument"),
-    "copy_rows": (
-        {"from_database": "global", "query": "SELECT 1 AS id, 'ada' AS name", "to_table": "people", "mode": "replace"},
-        {"from_database": "global", "query": "SELECT nothing FROM nobody", "to_table": "people"},
-        "sql_error",
-    ),
     "get_budget": ({}, {"surprise": 1}, "invalid_argument"),
 }
 PATHS = ["/mcp", "/mcp/agent", "/mcp/global"]

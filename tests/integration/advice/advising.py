@@ -33,7 +33,7 @@ class World:
 
     @property
     def analysis(self) -> Analysis:
-        return Analysis(self.application.queries.calls)
+        return Analysis(self.application.queries, self.application.policy)
 
     async def run(self, *texts: str) -> list[list[Any]]:
         """The last statement's rows; each is a call of its own."""

@@ -7,4 +7,12 @@ from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
 
-TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *copying.TOOLS, *analysis.TOOLS, *health.TOOLS, *budget.TOOLS)
+TOOLS = (
+    *schema.TOOLS,
+    *objects.TOOLS,
+    *sql.TOOLS,
+    *copying.TOOLS,
+    *analysis.TOOLS,
+    *health.TOOLS,
+    *budget.TOOLS,
+)

@@ -32,8 +32,8 @@ class Operations:
     usage: Usage | None
     policy: Policy
     health: Health
-    copying: Copying
     analysis: Analysis
+    copying: Copying
     report: Report = _nobody_listens
 
 
