@@ -320,6 +320,18 @@ async def test_a_large_table_has_no_index_built_and_the_answer_says_why(shop: Wo
     assert any("hypopg is not installed" in remark for remark in advice.remarks)
 
 
+async def test_when_the_trials_are_over_what_helps_other_statements_is_advised_too(
+    shop: World, open_with: Opener
+) -> None:
+    hurried = await open_with("[analysis]\nmax_trials = 2\n")
+    advice = await hurried.advise(
+        "SELECT * FROM items WHERE kind = 7 AND price > 100", "SELECT * FROM parts WHERE label = 'label 7'"
+    )
+    assert advice.tried == 2
+    assert {one.index.table for one in advice.recommendations} == {"items", "parts"}
+    assert any("Not every candidate" in remark for remark in advice.remarks)
+
+
 async def test_without_statistics_of_statements_there_is_no_workload(shop: World) -> None:
     with pytest.raises(NotAllowed, match="pg_stat_statements") as error:
         await shop.analysis.indexes_for_workload(shop.tenant, Scope.AGENT, 10**9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +20,14 @@ from agentdb_mcp.models import BudgetState, Quantities, Scope, Tenant
 from agentdb_mcp.services.analysis import Explained, Hypothesis
 from agentdb_mcp.store import SettledHour
 
+# The figures: --log-cli-level=INFO shows them.
+log = logging.getLogger(__name__)
 # Costs below this say nothing: a page here or there.
 LITTLE = 5.0
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-async def test_an_advised_index_is_used_when_it_is_made_and_saves_what_was_promised(
-    world: World, name: str, record_property: Callable[[str, object], None]
-) -> None:
+async def test_an_advised_index_is_used_when_it_is_made_and_saves_what_was_promised(world: World, name: str) -> None:
     texts, least = WORKLOADS[name]
     untouched = await world.indexes()
     before = [await world.plan(text) for text in texts]
@@ -52,8 +52,8 @@ async def test_an_advised_index_is_used_when_it_is_made_and_saves_what_was_promi
             assert made in str(after[number - 1]), "the planner uses it"
     for asked, old, new in zip(advice.asked, before, after, strict=True):
         promised, kept = (asked.cost_before or 0) - (asked.cost_after or 0), old["Total Cost"] - new["Total Cost"]
-        promise = f"{asked.cost_before:.0f} → {asked.cost_after:.1f}"
-        record_property("promised, measured", f"{promise}, {old['Total Cost']:.0f} → {new['Total Cost']:.1f}")
+        figures = asked.cost_before, asked.cost_after, old["Total Cost"], new["Total Cost"]
+        log.info("%s, %s: promised %.0f → %.1f, measured %.0f → %.1f", world.method, name, *figures)
         assert asked.cost_before == pytest.approx(old["Total Cost"])
         assert promised >= 0.1 * (asked.cost_before or 0)
         assert promised / 2 <= kept <= promised * 2
