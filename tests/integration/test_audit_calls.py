@@ -129,6 +129,29 @@ async def test_a_copy_is_an_entry_of_each_database(agent: Agent) -> None:
     }
 
 
+async def test_an_analysis_of_many_transactions_is_one_entry_of_the_callers_text(agent: Agent) -> None:
+    await agent.run("CREATE TABLE seen AS SELECT g AS n FROM generate_series(1, 3000) AS g")
+    await agent.run(text := "SELECT * FROM seen WHERE n = 5")
+    operations = agent.application.operations(agent.tenant)
+    for tool, arguments in (
+        ("explain_query", {"sql": text}),
+        ("explain_query", {"sql": text, "hypothetical_indexes": [{"table": "seen", "columns": ["n"]}]}),
+        ("explain_query", {"sql": "DROP TABLE seen", "analyze": True}),
+        ("analyze_query_indexes", {"queries": [text]}),
+        ("analyze_workload_indexes", {}),
+    ):
+        await call_tool(operations, tool, arguments)
+    _, itself, *entries = await agent.entries()
+    assert [(entry.tool, entry.decision.value, entry.kinds) for entry in entries] == [
+        ("explain_query", "allowed", ("read",)),
+        ("explain_query", "allowed", ("read", "schema")),
+        ("explain_query", "refused", ("unknown",)),
+        ("analyze_query_indexes", "allowed", ("read", "schema")),
+        ("analyze_workload_indexes", "allowed", ("read", "schema")),
+    ]
+    assert [entry.statement_hash == itself.statement_hash for entry in entries] == [True, True, False, True, False]
+
+
 async def test_an_entry_says_whose_call_it_was_and_on_which_database(agent: Agent) -> None:
     await agent.run("SELECT 1")
     await agent.run("SELECT 1", scope=Scope.GLOBAL)

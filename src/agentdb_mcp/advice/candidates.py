@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 from agentdb_mcp.advice.expressions import Role, sort_key, uses
 from agentdb_mcp.advice.indexes import MAX_COLUMNS, Index, Key, Table, covered
@@ -49,9 +49,12 @@ def needs(plan: Plan) -> list[Need]:
 
 
 def candidates(wanted: Sequence[Need], tables: Mapping[Relation, Table]) -> list[Index]:
-    """Indexes that there are not yet, each once; `wanted` is of one query or many, which share what they can."""
+    """Indexes that there are not yet, each once, the most promising of every need before the others.
+
+    `wanted` is of one query or many, which share what they can.
+    """
     popular = Counter((need.relation, name) for need in wanted for name in _looked_up(need))
-    found: dict[Index, None] = {}
+    found: list[list[Index]] = []
     for need in wanted:
         table = tables.get(need.relation)
         if table is None or not table.indexable:
@@ -60,12 +63,14 @@ def candidates(wanted: Sequence[Need], tables: Mapping[Relation, Table]) -> list
         def place(name: str, table: Table = table) -> tuple[float, ...]:
             return -popular[table.relation, name], -table.distinct(name)
 
-        for keys in _lists(need, place):
-            index = Index(*need.relation, keys)
-            known = all(key.name in table.columns for key in keys)
-            if known and not covered(index, table.indexes):
-                found[index] = None
-    return list(found)
+        indexes = [Index(*need.relation, keys) for keys in _lists(need, place)]
+        found.append([index for index in indexes if _is_new(index, table)])
+    in_turns = (index for turn in zip_longest(*found) for index in turn if index is not None)
+    return list(dict.fromkeys(in_turns))
+
+
+def _is_new(index: Index, table: Table) -> bool:
+    return all(key.name in table.columns for key in index.keys) and not covered(index, table.indexes)
 
 
 def _looked_up(need: Need) -> set[str]:

@@ -10,7 +10,7 @@ import anyio.to_thread
 from agentdb_mcp.advice import greedy
 from agentdb_mcp.advice.candidates import Need, candidates, needs
 from agentdb_mcp.advice.greedy import Trial
-from agentdb_mcp.advice.indexes import Index, Table, estimated_bytes
+from agentdb_mcp.advice.indexes import Index, Table, estimated_bytes, is_prefix
 from agentdb_mcp.advice.plans import Plan
 from agentdb_mcp.errors import (
     AgentDBError,
@@ -168,14 +168,28 @@ class _Search:
                 await self._plan_again()
             taken = greedy.best(found, self.now, weights, self._left_bytes())
             useful = [trial.index for trial in greedy.useful(found, self.now)]
+            before = dict(self.now)
             if taken is not None:
                 self.chosen.append(taken.index)
                 self.now |= taken.costs
             remaining = [] if taken is None or cut else [index for index in useful if index != taken.index]
+            if taken is not None and cut:
+                self._take_others(found, before, weights)
         for schema, name in sorted(self._busy):
             self.remarks.append(f"{schema}.{name} is being written to by another call: ask again when it has ended.")
         if cut:
             self.remarks.append("Not every candidate was tried: the time, or the number of trials, of a call was over.")
+
+    def _take_others(self, found: Sequence[Trial], before: greedy.Costs, weights: greedy.Costs) -> None:
+        """When the time is over: of what was tried, all that helps statements that no other choice has changed."""
+        while True:
+            changed = {number for number, cost in self.now.items() if cost < before[number]}
+            apart = [trial for trial in found if not changed.intersection(trial.helps(before))]
+            taken = greedy.best(apart, before, weights, self._left_bytes())
+            if taken is None:
+                return
+            self.chosen.append(taken.index)
+            self.now |= {number: taken.costs[number] for number in taken.helps(before)}
 
     async def _plan_again(self) -> None:
         """Building an index counts the rows, and a rollback leaves the count: what was planned before knew less."""
@@ -186,6 +200,7 @@ class _Search:
 
     async def leave_out(self) -> None:
         """Drop what later choices made superfluous."""
+        self.chosen = [one for one in self.chosen if not any(is_prefix(one, other) for other in self.chosen)]
         while len(self.chosen) > 1 and self._may_go_on():
             without = dict[Index, dict[int, float]]()
             for index in self.chosen:

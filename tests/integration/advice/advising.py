@@ -15,8 +15,8 @@ import asyncpg
 import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
-from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.execution import Statement
+from agentdb_mcp.local_stack import local_stack
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.services import Analysis
 from agentdb_mcp.services.indexing import Advice
@@ -76,19 +76,22 @@ def postgres_with_hypopg() -> Path | None:
 
 
 @asynccontextmanager
-async def world_with_hypopg(tables: tuple[str, ...], folder: Path, **environ: str) -> AsyncIterator[World]:
-    """A database that its caller brought, with the extension in a schema that needs quotes."""
-    async with embedded_postgres(bin_dir=folder) as postgres:
-        connection = await asyncpg.connect(postgres.uri().reveal())
+async def world_with_hypopg(tables: tuple[str, ...], folder: Path) -> AsyncIterator[World]:
+    """A database of the platform, to which its operator gave the extension, in a schema that needs quotes."""
+    async with (
+        local_stack(bin_dir=folder) as stack,
+        open_application(load_settings(stack.environ())) as application,
+    ):
+        world = World(application, Tenant("supposing", "workspace"), "hypopg")
+        ((database,),) = await world.run("SELECT current_database()")
+        operator = await asyncpg.connect(stack.postgres.uri(database).reveal())
         try:
-            await connection.execute('CREATE SCHEMA "What If"; CREATE EXTENSION hypopg SCHEMA "What If"')
-            for sql in tables:
-                await connection.execute(sql)
+            await operator.execute('CREATE SCHEMA "What If"; GRANT USAGE ON SCHEMA "What If" TO PUBLIC')
+            await operator.execute('CREATE EXTENSION hypopg SCHEMA "What If"')
         finally:
-            await connection.close()
-        settings = load_settings({"AGENT_DB_URL": postgres.uri().reveal(), **environ})
-        async with open_application(settings) as application:
-            yield World(application, Tenant(), "hypopg")
+            await operator.close()
+        await world.run(*tables)
+        yield world
 
 
 def hypopg_or_skip() -> Path:

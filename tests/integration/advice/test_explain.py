@@ -114,6 +114,24 @@ async def test_analyze_tells_what_happened(shop: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "analyze", "said"),
+    [
+        ("SELECT repeat('x', 100), n FROM generate_series(1, 80000) AS n ORDER BY 1, 2", True, "kB to disk"),
+        ("SELECT * FROM items WHERE id * 0 = 0", True, "20,000 came, 200 times more. Run ANALYZE public.items"),
+        (
+            "SELECT count(*) FROM parts AS p JOIN parts AS q ON p.label < q.label",
+            False,
+            "goes through public.parts 20,000",
+        ),
+        ("SELECT * FROM notes", False, "public.notes was never analyzed"),
+    ],
+)
+async def test_advice_is_about_what_really_goes_wrong(shop: World, sql: str, analyze: bool, said: str) -> None:
+    found = await explain(shop, sql, analyze=analyze)
+    assert any(said in hint for hint in found.hints), (found.hints, found.plan.text())
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "INSERT INTO notes VALUES (1)",
@@ -300,6 +318,24 @@ async def test_a_large_table_has_no_index_built_and_the_answer_says_why(shop: Wo
     advice = await careful.advise("SELECT * FROM items WHERE kind = 7")
     assert not advice.recommendations
     assert any("hypopg is not installed" in remark for remark in advice.remarks)
+
+
+async def test_when_the_trials_are_over_what_helps_other_statements_is_advised_too(
+    shop: World, open_with: Opener
+) -> None:
+    hurried = await open_with("[analysis]\nmax_trials = 2\n")
+    advice = await hurried.advise(
+        "SELECT * FROM items WHERE kind = 7 AND price > 100", "SELECT * FROM parts WHERE label = 'label 7'"
+    )
+    assert advice.tried == 2
+    assert {one.index.table for one in advice.recommendations} == {"items", "parts"}
+    assert any("Not every candidate" in remark for remark in advice.remarks)
+
+
+async def test_without_statistics_of_statements_there_is_no_workload(shop: World) -> None:
+    with pytest.raises(NotAllowed, match="pg_stat_statements") as error:
+        await shop.analysis.indexes_for_workload(shop.tenant, Scope.AGENT, 10**9)
+    assert "analyze_query_indexes" in (error.value.hint or "")
 
 
 async def test_building_waits_a_second_for_a_writer_and_gives_up(shop: World, open_with: Opener) -> None:
