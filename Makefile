@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -35,6 +35,10 @@ lint: .venv/.synced
 	@$(RUN)ruff format --check .
 	@$(RUN)mypy
 	@$(RUN)lint-imports
+
+# What is written about the tools, from the tools.
+docs: .venv/.synced
+	@$(RUN)python -m docs.reference
 
 bench: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call

@@ -23,6 +23,7 @@ from agentdb_mcp.services import (
     Budgets,
     Clock,
     Databases,
+    Keys,
     Lifecycle,
     Metering,
     Owners,
@@ -45,6 +46,7 @@ from agentdb_mcp.settings import Settings
 from agentdb_mcp.store import (
     AuditStore,
     BudgetStore,
+    ConnectionStrings,
     ControlDatabase,
     DatabaseStore,
     IdentityStore,
@@ -69,6 +71,7 @@ class Managed:
     lifecycle: Lifecycle
     tokens: Tokens
     audit: Audit
+    keys: Keys
     provider: Provider | None
     policy: Policy
 
@@ -163,8 +166,9 @@ async def open_application(
         )
         spending = Spending(usage.budgets, usage.budgets.metering, usage.pausing)
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
+        keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, audit, provider, policy)
+        managed = Managed(control, usage, lifecycle, tokens, audit, keys, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
         yield Application(settings, policy, queries, managed)
 

@@ -10,6 +10,7 @@ import anyio
 import typer
 
 from agentdb_mcp.cli_audit import audit
+from agentdb_mcp.cli_keys import keys
 from agentdb_mcp.cli_lifecycle import users, workspaces
 from agentdb_mcp.cli_policy import policy
 from agentdb_mcp.cli_running import Json, print_answer, run, settings_of_run
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(users, name="users")
 app.add_typer(workspaces, name="workspaces")
 app.add_typer(tokens, name="tokens")
+app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(audit, name="audit")
 

@@ -77,9 +77,28 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
         yield Finding("migrations", False, f"{len(pending)} to apply", "Run `agentdb-mcp migrate`.")
         return
     yield Finding("migrations", True, "up to date")
+    if application.settings.encryption_keys:
+        yield await _stored(application)
     yield await _sim_variables(application)
     async for finding in _jobs(application):
         yield finding
+
+
+async def _stored(application: Application) -> Finding:
+    """Whether the keys open what is stored; counts alone, no rows."""
+    check = "stored connection strings"
+    report = await application.managed().keys.check()
+    if report.unreadable:
+        return Finding(
+            check,
+            False,
+            f"{report.unreadable} of {report.total} open with none of the keys.",
+            "Add the key that they were written with at the end of AGENTDB_ENCRYPTION_KEYS.",
+        )
+    if report.older:
+        older = f"{report.older} of {report.total} are under an older key"
+        return Finding(check, None, older, "Run `agentdb-mcp keys rotate`, then leave that key out.")
+    return Finding(check, True, f"{report.total} under the first key")
 
 
 async def _sim_variables(application: Application) -> Finding:

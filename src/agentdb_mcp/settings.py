@@ -18,6 +18,8 @@ from agentdb_mcp.models import Secret
 NEON_API_PATH = "/api/v2"
 NEON_API_HOST = f"https://console.neon.tech{NEON_API_PATH}"
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+# Guessing is limited over HTTP, but a word of a few letters is no key.
+MIN_SERVICE_KEY = 16
 # A project's name is a prefix and an id, and Neon takes 256 characters.
 MAX_ID_LENGTH = 240
 
@@ -100,7 +102,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         neon=neon,
         neon_api_host=_neon_api_host(env),
         provider_url=provider_url,
-        service_key=_header_secret(env, "AGENTDB_SERVICE_KEY"),
+        service_key=_service_key(env),
         public_url=_web_url(env, "AGENTDB_PUBLIC_URL"),
         allowed_hosts=_list(env, "AGENTDB_ALLOWED_HOSTS", _HOST, "names such as db.example.com or [::1]:8080, or *"),
         allowed_origins=_list(env, "AGENTDB_ALLOWED_ORIGINS", _ORIGIN, "origins such as https://app.example.com"),
@@ -176,6 +178,17 @@ def _header_secret(env: Mapping[str, str], name: str) -> Secret | None:
     if text and not _HEADER_VALUE.fullmatch(text):
         raise ConfigurationError(f"{name} must be printable ASCII characters without spaces")
     return Secret(text) if text else None
+
+
+def _service_key(env: Mapping[str, str]) -> Secret | None:
+    name = "AGENTDB_SERVICE_KEY"
+    key = _header_secret(env, name)
+    if key and (length := len(key.reveal())) < MIN_SERVICE_KEY:
+        raise ConfigurationError(
+            f"{name} must be at least {MIN_SERVICE_KEY} characters, it has {length}",
+            hint="`openssl rand -hex 32` prints one.",
+        )
+    return key
 
 
 def _list(env: Mapping[str, str], name: str, form: re.Pattern[str], what: str) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"list_schemas", "list_objects", "get_object_details", "get_budget"}
+READERS = {"get_schema", "list_schemas", "list_objects", "get_object_details", "get_budget"}
 WRITERS = {"execute_sql", "execute_transaction"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
+    "get_schema": {"database", "tables"},
     "list_schemas": {"database"},
     "list_objects": {"database", "schema_name", "object_type"},
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
@@ -39,7 +40,7 @@ def parts(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(inner, f"{place}.{name}")
 
 
-async def test_the_six_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
+async def test_the_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
     assert set(agent.tools) >= READERS | WRITERS
     for tool in agent.tools.values():
         assert tool["title"]
@@ -169,6 +170,8 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("execute_transaction", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
         ("execute_transaction", {"statements": [{"sql": "SELECT 1", "max_rows": 1}]}, "max_rows"),
         ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
+        ("get_schema", {"tables": "orders"}, "tables"),
+        ("get_schema", {"tables": ["x"] * 51}, "tables"),
         ("list_schemas", {"schema_name": "public"}, "schema_name"),
         ("list_objects", {"object_type": "index"}, "object_type"),
         ("list_objects", {"schema_name": ""}, "schema_name"),

@@ -344,3 +344,29 @@ async def test_a_call_cancelled_at_any_moment_before_the_end_leaves_no_complaint
             await control.close()
         gc.collect()
     assert complaints == []
+
+
+async def test_two_changes_that_wait_for_each_other_end_as_an_error_to_try_again(control: ControlDatabase) -> None:
+    identity = IdentityStore(control)
+    for user in ("a", "b"):
+        await identity.ensure_user(user)
+    errors: list[AgentDBError] = []
+    met = {"a": anyio.Event(), "b": anyio.Event()}
+
+    async def change(first: str, second: str) -> None:
+        lock = 'SELECT FROM "user" WHERE id = $1 FOR UPDATE'
+        try:
+            async with control.transaction() as connection:
+                await connection.execute(lock, first)
+                met[first].set()
+                await met[second].wait()
+                await connection.execute(lock, second)
+        except AgentDBError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(change, "a", "b")
+        tasks.start_soon(change, "b", "a")
+    [error] = errors
+    assert error.retryable
+    assert "undone" in error.message

@@ -339,6 +339,7 @@ async def untouched(scene: Scene) -> None:
 
 
 ARGUMENTS = {
+    "get_schema": {},
     "list_schemas": {},
     "list_objects": {"schema_name": "public"},
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},

@@ -57,7 +57,7 @@ def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.
         ("AGENTDB_ENCRYPTION_KEYS", " , ", "encryption_keys", ()),
         ("NEON_CONNECTION_ENCRYPTION_KEY", KEY, "neon_connection_encryption_key", Secret(KEY)),
         ("ENCRYPTION_KEY", f"{KEY} ", "sim_encryption_key", Secret(KEY)),
-        ("AGENTDB_SERVICE_KEY", " key ", "service_key", Secret("key")),
+        ("AGENTDB_SERVICE_KEY", " sixteen-and-more ", "service_key", Secret("sixteen-and-more")),
         ("AGENTDB_SERVICE_KEY", "${AGENTDB_SERVICE_KEY}", "service_key", None),
         ("NEON_API_KEY", "{{NEON_API_KEY}}", "neon", ()),
         ("AGENTDB_TRUSTED_PROXIES", " 10.0.0.0/8, ::1 ", "trusted_proxies", ("10.0.0.0/8", "::1")),
@@ -161,6 +161,7 @@ HIDDEN = "h1dden"
             "NEON_CONNECTION_ENCRYPTION_KEY must be 64 hexadecimal characters, and not all of its 64 are",
         ),
         ({"NEON_API_KEY": f"{HIDDEN} x"}, "NEON_API_KEY must be printable ASCII"),
+        ({"AGENTDB_SERVICE_KEY": "fifteen-letters"}, "AGENTDB_SERVICE_KEY must be at least 16 characters, it has 15"),
         ({"AGENTDB_SERVICE_KEY": f"{HIDDEN}é"}, "AGENTDB_SERVICE_KEY must be printable ASCII"),
         ({"AGENTDB_TRUSTED_PROXIES": f"10.0.0.1,{HIDDEN}"}, "AGENTDB_TRUSTED_PROXIES must be a list with commas"),
         ({"AGENTDB_TRUSTED_PROXIES": "10.0.0.1/8"}, "AGENTDB_TRUSTED_PROXIES must be a list with commas"),
@@ -244,7 +245,7 @@ def test_neons_address_is_https_or_this_machine(host: str) -> None:
 
 def test_settings_show_no_secret() -> None:
     env = {"AGENT_DB_URL": HIDDEN, "AGENTDB_CONTROL_URL": f"postgresql://u:{HIDDEN}@h/db"}
-    env |= {"AGENTDB_SERVICE_KEY": HIDDEN, "NEON_API_KEY": HIDDEN}
+    env |= {"AGENTDB_SERVICE_KEY": f"{HIDDEN}-of-the-backend", "NEON_API_KEY": HIDDEN}
     assert HIDDEN not in repr(load_settings(env))
 
 

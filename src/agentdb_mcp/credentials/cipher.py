@@ -53,27 +53,32 @@ class Cipher:
 
     def decrypt(self, stored: str) -> Secret:
         """Open `iv:ciphertext:tag` or `iv:tag:ciphertext`, whichever authenticates under one of the keys."""
+        return self.open(stored)[0]
+
+    def open(self, stored: str) -> tuple[Secret, bool]:
+        """As `decrypt`, and whether it was the key that encrypts today, in the form written today."""
         if not looks_encrypted(stored):
             raise DecryptionError(
                 "The stored value is not an encrypted string of three hexadecimal parts; it may have been cut",
                 hint="Store the value again, or remove it so that it is made anew.",
             )
-        plain = self._open(stored.strip())
-        if plain is None:
+        opened = self._open(stored.strip())
+        if opened is None:
             raise self._does_not_open()
+        plain, current = opened
         text = _decoded(plain)
         if text is None:
             raise DecryptionError(
                 "The stored value was decrypted, but it is not text",
                 hint="Store the value again as UTF-8 text.",
             )
-        return Secret(text)
+        return Secret(text), current
 
-    def _open(self, stored: str) -> bytes | None:
-        for iv, sealed in _readings(stored):
-            for box in self._readers:
+    def _open(self, stored: str) -> tuple[bytes, bool] | None:
+        for ours, iv, sealed in _readings(stored):
+            for place, box in enumerate(self._readers):
                 try:
-                    return box.decrypt(iv, sealed, None)
+                    return box.decrypt(iv, sealed, None), bool(self._writer) and ours and place == 0
                 except InvalidTag:
                     continue
         return None
@@ -104,13 +109,13 @@ def _boxes(setting: str, keys: Sequence[Secret]) -> list[AESGCM]:
     ]
 
 
-def _readings(stored: str) -> Iterator[tuple[bytes, bytes]]:
-    """Each way to read the three parts, as (iv, ciphertext + tag)."""
+def _readings(stored: str) -> Iterator[tuple[bool, bytes, bytes]]:
+    """Each way to read the three parts, as (whether we write it so, iv, ciphertext + tag)."""
     iv, middle, last = (bytes.fromhex(part) for part in stored.split(":"))
     if len(last) == TAG_BYTES:
-        yield iv, middle + last
+        yield True, iv, middle + last
     if len(middle) == TAG_BYTES:
-        yield iv, last + middle
+        yield False, iv, last + middle
 
 
 # Codec errors carry the text they failed on, so neither may become the context of what is raised.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentdb_mcp.execution.session import Statement
 
-_VISIBLE_SCHEMA = "NOT (n.nspname ~ '^pg_(toast|temp|toast_temp)')"
+VISIBLE_SCHEMA = "NOT (n.nspname ~ '^pg_(toast|temp|toast_temp)')"
 
 _RELATION_KINDS = {"table": "'r','p','f'", "view": "'v','m'", "sequence": "'S'"}
 
@@ -17,7 +17,7 @@ def schemas() -> Statement:
                CASE WHEN n.nspname = ANY (ARRAY['pg_catalog', 'information_schema']::name[]) THEN 'system'
                     WHEN pg_catalog.has_schema_privilege(n.oid, 'CREATE') THEN 'yours' ELSE 'other' END AS owner_kind
           FROM pg_catalog.pg_namespace AS n
-         WHERE {_VISIBLE_SCHEMA}
+         WHERE {VISIBLE_SCHEMA}
          ORDER BY 2 DESC, 1
         """
     )
@@ -219,7 +219,7 @@ def tables() -> Statement:
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE {_VISIBLE_SCHEMA} AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema']::name[])
+         WHERE {VISIBLE_SCHEMA} AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema']::name[])
            AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
            AND c.relkind = ANY (ARRAY['r','p','f','v','m']::"char"[])
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')

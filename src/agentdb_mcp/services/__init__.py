@@ -4,6 +4,7 @@ from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
 from agentdb_mcp.services.owners import Owners
@@ -25,6 +26,8 @@ __all__ = [
     "Clock",
     "Databases",
     "IssuedToken",
+    "Keys",
+    "KeysReport",
     "Lifecycle",
     "Metering",
     "OpenDatabase",

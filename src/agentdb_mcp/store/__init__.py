@@ -3,6 +3,7 @@
 from agentdb_mcp.store.audit import AuditStore
 from agentdb_mcp.store.audit_chain import AuditDecision, AuditEntry, Broken, Chain, Verified
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
+from agentdb_mcp.store.connection_strings import ConnectionStrings, StoredString
 from agentdb_mcp.store.control import ControlDatabase
 from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow, no_such_user
@@ -20,6 +21,7 @@ __all__ = [
     "BudgetStore",
     "Chain",
     "Claim",
+    "ConnectionStrings",
     "ControlDatabase",
     "DatabaseRow",
     "DatabaseStore",
@@ -33,6 +35,7 @@ __all__ = [
     "PeriodFigures",
     "SettledHour",
     "SimVariables",
+    "StoredString",
     "TokenRow",
     "TokenStore",
     "Verified",

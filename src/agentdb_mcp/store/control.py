@@ -200,6 +200,8 @@ def control_error(error: BaseException) -> AgentDBError:
             | asyncpg.ObjectNotInPrerequisiteStateError()
         ):
             what, retryable = "The control database takes no connection now.", True
+        case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
+            what, retryable = "Two changes of the same things met in the control database; this one was undone.", True
         case asyncpg.InvalidCatalogNameError():
             what = "The control database does not exist."
         case (

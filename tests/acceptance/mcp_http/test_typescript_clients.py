@@ -39,6 +39,7 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"sql": "SELECT nothing FROM people"},
         "sql_error",
     ),
+    "get_schema": ({"tables": ["people"]}, {"tables": ["nobody"]}, "sql_error"),
     "list_schemas": ({}, {"surprise": 1}, "invalid_argument"),
     "list_objects": ({"schema_name": "public"}, {"schema_name": "public", "object_type": "poem"}, "invalid_argument"),
     "get_object_details": (
