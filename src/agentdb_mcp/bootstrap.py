@@ -21,6 +21,7 @@ from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_pro
 from agentdb_mcp.services import (
     Audit,
     Budgets,
+    Checkpoints,
     Clock,
     Databases,
     Keys,
@@ -71,6 +72,7 @@ class Managed:
     lifecycle: Lifecycle
     tokens: Tokens
     audit: Audit
+    checkpoints: Checkpoints
     keys: Keys
     provider: Provider | None
     policy: Policy
@@ -111,7 +113,8 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy)
+        checkpoints = self.with_control.checkpoints if self.with_control else None
+        return Operations(tenant, self.queries, usage, self.policy, checkpoints)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -168,8 +171,9 @@ async def open_application(
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
         keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, audit, keys, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
+        checkpoints = Checkpoints(policy, queries, resolver, provisioning, spending, audit.store, pools, clock)
+        managed = Managed(control, usage, lifecycle, tokens, audit, checkpoints, keys, provider, policy)
         yield Application(settings, policy, queries, managed)
 
 

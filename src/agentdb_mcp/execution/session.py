@@ -58,6 +58,7 @@ class Call:
 
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
+    `done` is told each statement's place and answer as it comes. Errors say which statement if they are `numbered`.
     """
 
     statements: Sequence[Statement]
@@ -67,6 +68,8 @@ class Call:
     catalog: bool = False
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
+    done: Callable[[int, Result], object] = lambda _place, _result: None
+    numbered: bool = True
 
     @property
     def commits(self) -> bool:
@@ -104,6 +107,7 @@ async def run_call(
                 if results:
                     await connection.execute(_limit(call.limits.timeout_s))
                 results.append(await _run_statement(connection, statement, call, catalog))
+                call.done(len(results) - 1, results[-1])
         if running.cancelled_caught:
             raise BrokenSession(_ended(call, grace_s))
         if call.commits:
@@ -112,7 +116,7 @@ async def run_call(
         if connection.guard.exceeded:
             raise BrokenSession(_too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
-        if len(call.statements) > 1:
+        if len(call.statements) > 1 and call.numbered:
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
         if not await _reset(connection, "ROLLBACK; ", grace_s):
             raise BrokenSession(ours) from None

@@ -114,6 +114,11 @@ def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
     return Rendered(fields | remarks, "\n".join([framed(compact(fields)), *said]))
 
 
+def told(fields: dict[str, Any], text: str) -> Rendered:
+    """Fields, and a text of ours in which what others wrote stands framed already."""
+    return Rendered(fields, text)
+
+
 def budget(report: BudgetReport, allowed: list[str]) -> Rendered:
     """The month in cents; parts are rounded so that they sum to the total."""
     used, limit = report.used_microcents // MICROCENTS_PER_CENT, report.limit_microcents // MICROCENTS_PER_CENT

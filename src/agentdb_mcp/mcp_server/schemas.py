@@ -70,3 +70,19 @@ BUDGET = answer(
     committed_cents=OPTIONAL_INTEGER,
     databases=objects(name=STRING, scope=STRING, cost_cents=INTEGER, size_bytes=INTEGER),
 )
+CHECKPOINT: Schema = {
+    "type": "object",
+    "properties": {
+        "id": STRING,
+        "name": STRING,
+        "created_at": STRING,
+        "expires_at": OPTIONAL_STRING,
+        "size_bytes": INTEGER,
+        "month_cents": {"type": "number"},
+    },
+}
+CHECKPOINT_COSTS: Schema = {
+    "most": INTEGER,
+    "month_cents": {"type": "number"},
+    "next": {"type": "object", "properties": {"size_bytes": INTEGER, "month_cents": {"type": "number"}}},
+}

@@ -15,6 +15,7 @@ from agentdb_mcp.policy.sections import (
     AuditRules,
     BudgetThresholds,
     Cents,
+    CheckpointRules,
     ComputeRules,
     Extensions,
     LimitRules,
@@ -45,6 +46,7 @@ class Policy(Section):
     audit: AuditRules
     limits: LimitRules
     access: Access
+    checkpoints: CheckpointRules
     sim: SimRules
     extensions: Extensions
     statements: StatementRules

@@ -12,6 +12,11 @@ from agentdb_mcp.models import Checkpoint, Consumption, Project, ProjectAccess, 
 class Provider(Protocol):
     """Makes, finds, changes and removes projects. Raises ProvisioningFailed with a sentence for its reader."""
 
+    @property
+    def copies_whole(self) -> bool:
+        """Whether a checkpoint is a copy of the whole database, which ends its sessions and takes time by its size."""
+        ...
+
     async def find(self, name: str) -> list[Project]:
         """Live projects with exactly this name, the oldest first."""
         ...

@@ -3,6 +3,7 @@
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
+from agentdb_mcp.services.checkpoints import Checkpoints
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
@@ -23,6 +24,7 @@ __all__ = [
     "Audit",
     "Browse",
     "Budgets",
+    "Checkpoints",
     "Clock",
     "Databases",
     "IssuedToken",

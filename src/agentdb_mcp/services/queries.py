@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import anyio.to_thread
@@ -14,6 +14,7 @@ from agentdb_mcp.errors import (
     BudgetExceeded,
     DatabaseUnavailable,
     InvalidArgument,
+    NotAllowed,
     SqlError,
     StatementRefused,
     StatementTimeout,
@@ -46,6 +47,9 @@ FREEING = ("DROP ", "TRUNCATE ")
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 # A connection that took this long to open had a compute to wake.
 WAKING_S = 1.0
+
+
+Around = Callable[[Call], Call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,14 @@ class Queries:
         max_rows: int | None = None,
         transaction: bool = False,
         keep: bool = True,
+        around: Around = lambda call: call,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing; without `keep` it is rolled back at its end.
 
-        Raises AgentDBError.
+        `around` may put reads of our own between those that were judged. Raises AgentDBError.
         """
         with recorded(self._recorder, tenant, scope, statements), self._throttle.call(tenant):
-            return await self._execute(tenant, scope, statements, max_rows, transaction, keep)
+            return await self._execute(tenant, scope, statements, max_rows, transaction, keep, around)
 
     async def _execute(
         self,
@@ -109,6 +114,7 @@ class Queries:
         max_rows: int | None,
         transaction: bool,
         keep: bool,
+        around: Around,
     ) -> Answer:
         if len(statements) > (most := self._policy.limits.max_statements):
             raise InvalidArgument(
@@ -123,7 +129,7 @@ class Queries:
             if not decision.allowed:
                 raise _refusal(decision, allowance)
             allowance.check(facts)
-            call = Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep)
+            call = around(Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep))
             try:
                 results = await self._run(tenant, database, call)
             except SqlError as error:
@@ -171,6 +177,31 @@ class Queries:
             call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
             return await self._run(tenant, database, call)
 
+    @contextmanager
+    def counted(self, tenant: Tenant, scope: Scope, what: str, kind: Kind) -> Iterator[None]:
+        """A call that is no statement: written down and counted like one. Raises RateLimited."""
+        with recorded(self._recorder, tenant, scope, [Statement(what)], kind), self._throttle.call(tenant):
+            yield
+
+    @asynccontextmanager
+    async def allowed_to_write(self, database: OpenDatabase) -> AsyncIterator[None]:
+        """For the time of the block the database's budget counts a call. Raises BudgetExceeded, NotAllowed."""
+        if AccessMode.RESTRICTED in (database.access_mode, self._policy.access.mode):
+            raise NotAllowed("This is not possible: access is read-only.")
+        async with self._allowance(database, self._policy.limits.timeout_s) as allowance:
+            if allowance.reclaim_only or not self._may_write(database, allowance.state):
+                raise BudgetExceeded("This is not possible: the budget is used up.", hint=allowance.until or None)
+            yield
+
+    async def database_size(self, database: OpenDatabase) -> int:
+        """Its bytes now, without its checkpoints'. Raises DatabaseUnavailable."""
+        return await self._size(replace(database, checkpoint_bytes=0))
+
+    async def look_at_size(self, database: OpenDatabase) -> None:
+        """See anew how large the database is."""
+        if self._spending is not None and (counted := metered(database)) is not None:
+            await self._spending.look_at_size(*counted, lambda: self._size(database), freed=True)
+
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool
     ) -> Decision:
@@ -195,7 +226,7 @@ class Queries:
             # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
             return await self._run(tenant, database, replace(call, read_only=False))
         alone = len(facts) == 1 and facts[0].why == "CREATE EXTENSION" and len(facts[0].objects) == 1
-        if error.sqlstate == NOT_PERMITTED and alone and may_write and database.target.role is not None:
+        if error.sqlstate == NOT_PERMITTED and alone and call.keep and may_write and database.target.role is not None:
             await self._pools.install_extension(database.target, facts[0].objects[0])
             return [Result((), [], truncated=False, command_tag="CREATE EXTENSION", duration_ms=0.0)]
         raise error
@@ -242,8 +273,10 @@ class Queries:
             raise
 
     async def _size(self, database: OpenDatabase) -> int:
+        """With its checkpoints, which are stored as well."""
         call = Call([Statement(_SIZE)], self._limits(None), catalog=True)
-        return int(str((await self._pools.run(database.target, call))[0].rows[0][0]))
+        size = int(str((await self._pools.run(database.target, call))[0].rows[0][0]))
+        return size + database.checkpoint_bytes
 
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:

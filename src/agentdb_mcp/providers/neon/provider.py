@@ -26,6 +26,8 @@ def _utc_now() -> datetime:
 class NeonProvider:
     """The first organization is where projects go that are not said to be paid for."""
 
+    copies_whole = False
+
     def __init__(self, organizations: Sequence[Organization], clock: Callable[[], datetime] = _utc_now) -> None:
         self._organizations = tuple(organizations)
         self._clock = clock

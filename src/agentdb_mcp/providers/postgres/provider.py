@@ -27,6 +27,8 @@ from agentdb_mcp.providers.postgres.setup import REGISTRY, check_powers, prepare
 class PostgresProvider:
     """Every call has a connection of its own, which is closed at its end."""
 
+    copies_whole = True
+
     def __init__(self, admin_uri: Secret) -> None:
         self._cluster = Cluster(admin_uri)
         self._template: str | None = None
