@@ -16,6 +16,7 @@ from agentdb_mcp.services.reconcile import Reconcile
 from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
+from agentdb_mcp.services.trials import Trial, Trials
 from agentdb_mcp.services.usage import Usage
 from agentdb_mcp.services.variables import Variables
 
@@ -43,6 +44,8 @@ __all__ = [
     "Tiers",
     "TokenIdentity",
     "Tokens",
+    "Trial",
+    "Trials",
     "Usage",
     "Variables",
     "utc_now",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agentdb_mcp.mcp_server.tools import budget, checkpoints, objects, schema, sql
+from agentdb_mcp.mcp_server.tools import budget, checkpoints, objects, schema, sql, trials
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
 
-TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *checkpoints.TOOLS, *budget.TOOLS)
+TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *trials.TOOLS, *checkpoints.TOOLS, *budget.TOOLS)
