@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"get_schema", "list_schemas", "list_objects", "get_object_details", "get_budget"}
-WRITERS = {"execute_sql", "execute_transaction"}
+READERS = {"get_schema", "list_schemas", "list_objects", "get_object_details", "get_budget", "list_checkpoints"}
+WRITERS = {"execute_sql", "execute_transaction", "restore_checkpoint", "delete_checkpoint"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
     "get_schema": {"database", "tables"},
@@ -21,6 +21,11 @@ ARGUMENTS = {
     "get_object_details": {"database", "schema_name", "object_name", "object_type"},
     "execute_sql": {"database", "sql", "params", "max_rows"},
     "execute_transaction": {"database", "statements"},
+    "try_migration": {"database", "statements"},
+    "create_checkpoint": {"database", "name"},
+    "list_checkpoints": {"database"},
+    "restore_checkpoint": {"database", "checkpoint", "confirm"},
+    "delete_checkpoint": {"database", "checkpoint"},
 }
 
 
@@ -172,6 +177,18 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
         ("get_schema", {"tables": "orders"}, "tables"),
         ("get_schema", {"tables": ["x"] * 51}, "tables"),
+        ("try_migration", {}, "statements"),
+        ("try_migration", {"statements": [{"sql": ""}]}, "sql"),
+        ("try_migration", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
+        ("create_checkpoint", {"name": ""}, "name"),
+        ("create_checkpoint", {"name": "two\nlines"}, "name"),
+        ("create_checkpoint", {"name": "x" * 64}, "name"),
+        ("list_checkpoints", {"name": "x"}, "name"),
+        ("restore_checkpoint", {}, "checkpoint"),
+        ("restore_checkpoint", {"checkpoint": "none", "confirm": "yes"}, "confirm"),
+        ("restore_checkpoint", {"checkpoint": "none-such"}, "none-such"),
+        ("restore_checkpoint", {"checkpoint": "none-such", "confirm": True}, "none-such"),
+        ("delete_checkpoint", {"checkpoint": "none-such"}, "none-such"),
         ("list_schemas", {"schema_name": "public"}, "schema_name"),
         ("list_objects", {"object_type": "index"}, "object_type"),
         ("list_objects", {"schema_name": ""}, "schema_name"),

@@ -345,6 +345,11 @@ ARGUMENTS = {
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},
     "execute_sql": {"sql": HARM},
     "execute_transaction": {"statements": [{"sql": HARM}]},
+    "try_migration": {"statements": [{"sql": HARM}]},
+    "create_checkpoint": {},
+    "list_checkpoints": {},
+    "restore_checkpoint": {"checkpoint": "anything", "confirm": True},
+    "delete_checkpoint": {"checkpoint": "anything"},
     "get_budget": {},
 }
 

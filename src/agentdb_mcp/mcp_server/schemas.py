@@ -70,19 +70,9 @@ BUDGET = answer(
     committed_cents=OPTIONAL_INTEGER,
     databases=objects(name=STRING, scope=STRING, cost_cents=INTEGER, size_bytes=INTEGER),
 )
-CHECKPOINT: Schema = {
-    "type": "object",
-    "properties": {
-        "id": STRING,
-        "name": STRING,
-        "created_at": STRING,
-        "expires_at": OPTIONAL_STRING,
-        "size_bytes": INTEGER,
-        "month_cents": {"type": "number"},
-    },
-}
-CHECKPOINT_COSTS: Schema = {
-    "most": INTEGER,
-    "month_cents": {"type": "number"},
-    "next": {"type": "object", "properties": {"size_bytes": INTEGER, "month_cents": {"type": "number"}}},
-}
+OBJECT: Schema = {"type": "object"}
+CHECKPOINTS = answer(checkpoints={"type": "array", "items": OBJECT}, month_cents={"type": "number"}, next=OBJECT)
+CHECKPOINT = answer(checkpoint=OBJECT, month_cents={"type": "number"})
+RESTORED = answer(restored=BOOLEAN, checkpoint=OBJECT)
+DELETED = answer(deleted=OBJECT)
+TRIAL = answer(succeeded=BOOLEAN, statements={"type": "array", "items": OBJECT})

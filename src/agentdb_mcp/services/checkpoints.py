@@ -36,7 +36,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What is kept, the oldest first, and what one more would hold and cost; `size_bytes` was seen last, or is 0."""
+    """What is kept, the oldest first, and what one more would hold and cost; a `size_bytes` of 0 is not known."""
 
     kept: tuple[Kept, ...]
     most: int
@@ -75,7 +75,7 @@ class Checkpoints:
     clock: Clock
 
     async def overview(self, tenant: Tenant, scope: Scope) -> Overview:
-        """Whatever the budget says; wakes no compute."""
+        """Whatever the budget says; wakes no compute but of a database whose size is not known."""
         with self.queries.counted(tenant, scope, "list_checkpoints", Kind.READ):
             database, row, provider = await self._reach(tenant, scope)
             return await self._overview(database, row, provider)
@@ -223,7 +223,13 @@ class Checkpoints:
         """Of the database without its checkpoints, from what the budget knows."""
         bill = await self.spending.budgets.bill(database.payer or "")
         seen = (usage.size_bytes for usage, _ in bill.by_database if usage.database_id == database.row_id)
-        return max(0, max(seen, default=0) - database.checkpoint_bytes)
+        if size := max(0, max(seen, default=0) - database.checkpoint_bytes):
+            return size
+        try:  # nobody has seen it yet, so it was used a moment ago and is awake
+            return await self.queries.database_size(database)
+        except AgentDBError as error:
+            log.debug("size not seen", code=error.code)
+            return 0
 
     def _kept(self, checkpoint: Checkpoint, provider: Provider) -> Kept:
         return Kept(checkpoint, self._month(checkpoint.size_bytes, provider))

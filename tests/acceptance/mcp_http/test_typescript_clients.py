@@ -47,6 +47,16 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"schema_name": "public", "object_name": "nobody"},
         "sql_error",
     ),
+    "try_migration": (
+        {"statements": [{"sql": "ALTER TABLE people ADD COLUMN age int"}]},
+        {"statements": []},
+        "invalid_argument",
+    ),
+    # In this order: what one makes, the last one deletes.
+    "create_checkpoint": ({"name": "kept"}, {"name": ""}, "invalid_argument"),
+    "list_checkpoints": ({}, {"surprise": 1}, "invalid_argument"),
+    "restore_checkpoint": ({"checkpoint": "kept", "confirm": True}, {"checkpoint": "lost"}, "invalid_argument"),
+    "delete_checkpoint": ({"checkpoint": "kept"}, {"checkpoint": "lost"}, "invalid_argument"),
     "get_budget": ({}, {"surprise": 1}, "invalid_argument"),
 }
 PATHS = ["/mcp", "/mcp/agent", "/mcp/global"]

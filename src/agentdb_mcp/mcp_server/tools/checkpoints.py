@@ -31,7 +31,7 @@ class ListCheckpoints(Arguments):
 
 class RestoreCheckpoint(Arguments):
     checkpoint: Wanted
-    confirm: bool = Field(default=False, description="Without it nothing changes, and the answer says what is lost.")
+    confirm: bool = Field(default=False, description="Without it, only says what would be lost.")
 
 
 class DeleteCheckpoint(Arguments):
@@ -152,10 +152,9 @@ TOOLS = (
     Tool(
         "create_checkpoint",
         "Keep the database as it is now",
-        "Keep the whole database to be able to go back, such as before a risky change. It costs storage by its size,"
-        " which the answer tells; list_checkpoints tells it before.",
+        "Keep the whole database, to be able to go back; list_checkpoints tells what one more costs.",
         CreateCheckpoint,
-        schemas.answer(checkpoint=schemas.CHECKPOINT, **schemas.CHECKPOINT_COSTS),
+        schemas.CHECKPOINT,
         _create_checkpoint,
         read_only=False,
         idempotent=False,
@@ -163,17 +162,17 @@ TOOLS = (
     Tool(
         "list_checkpoints",
         "List checkpoints and what they cost",
-        "What is kept of the database, until when, what each costs a month and what one more would.",
+        "What is kept, until when, and the cost of each and of one more.",
         ListCheckpoints,
-        schemas.answer(checkpoints={"type": "array", "items": schemas.CHECKPOINT}, **schemas.CHECKPOINT_COSTS),
+        schemas.CHECKPOINTS,
         _list_checkpoints,
     ),
     Tool(
         "restore_checkpoint",
         "Go back to a checkpoint",
-        "Put the whole database back to a checkpoint; everything written since is lost.",
+        "Put the whole database back; everything written since is lost.",
         RestoreCheckpoint,
-        schemas.answer(restored=schemas.BOOLEAN, checkpoint=schemas.CHECKPOINT),
+        schemas.RESTORED,
         _restore_checkpoint,
         read_only=False,
         destructive=True,
@@ -182,9 +181,9 @@ TOOLS = (
     Tool(
         "delete_checkpoint",
         "Delete a checkpoint",
-        "Forget a checkpoint for good, to make room for another or to pay less.",
+        "To make room for another, or to pay less.",
         DeleteCheckpoint,
-        schemas.answer(deleted={"type": "object"}),
+        schemas.DELETED,
         _delete_checkpoint,
         read_only=False,
         destructive=True,

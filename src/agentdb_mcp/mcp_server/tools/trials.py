@@ -8,10 +8,9 @@ from pydantic import Field
 
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.mcp_server import rendering, schemas
-from agentdb_mcp.mcp_server.arguments import Arguments
+from agentdb_mcp.mcp_server.arguments import Arguments, JsonValue
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
-from agentdb_mcp.mcp_server.tools.sql import TransactionStatement
 from agentdb_mcp.models import Scope
 from agentdb_mcp.schema_changes import Change
 from agentdb_mcp.services import Trial, Trials
@@ -25,8 +24,13 @@ WAY = (
 MOST_CHANGES, MOST_TEXT = 100, 300
 
 
+class TriedStatement(Arguments):
+    sql: str = Field(min_length=1, description="One SQL statement.")
+    params: list[JsonValue] = Field(default=[], max_length=1000, description="As in execute_sql.")
+
+
 class TryMigration(Arguments):
-    statements: list[TransactionStatement] = Field(min_length=1, description="The statements, in order.")
+    statements: list[TriedStatement] = Field(min_length=1, description="In order.")
 
 
 async def _try_migration(do: Operations, scope: Scope, given: TryMigration) -> Rendered:
@@ -98,14 +102,10 @@ TOOLS = (
     Tool(
         "try_migration",
         "Try schema changes without keeping them",
-        "Run statements in order in a transaction that is rolled back: what fails and why, how long each takes, what it"
-        " locks and rewrites, what CASCADE takes along, and how the schema would differ. Params as in execute_sql.",
+        "Run statements in a transaction that is rolled back: what fails, how long each takes, what it locks and"
+        " rewrites, what CASCADE takes along, how the schema would differ.",
         TryMigration,
-        schemas.answer(
-            succeeded=schemas.BOOLEAN,
-            way=schemas.STRING,
-            statements=schemas.objects(number=schemas.INTEGER, outcome=schemas.STRING),
-        ),
+        schemas.TRIAL,
         _try_migration,
         read_only=False,
     ),
