@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -28,7 +28,7 @@ up: .venv/.synced
 # Compiled modules are kept, whatever the environment says: three processes and many of their children import the same.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.synced
-	@$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
+	@$(RUN)pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 lint: .venv/.synced
 	@$(RUN)ruff check .
@@ -40,7 +40,20 @@ lint: .venv/.synced
 docs: .venv/.synced
 	@$(RUN)python -m docs.reference
 
+# `serve` as shipped beside raw asyncpg, the bare SDK and the peers that are there: about a minute a server.
 bench: .venv/.synced
+	@$(RUN)python -m benchmarks.stdio
+
+# Peers to be measured beside it, into .bench; one of them needs Python 3.13 or newer.
+PEERS_PYTHON ?= python3.13
+bench-peers: .venv/.synced
+	@$(UV) venv --quiet --allow-existing --python $(PEERS_PYTHON) .bench
+	@$(UV) pip install --quiet --python .bench/bin/python postgres-mcp 'mcp<2'
+	@if command -v npm > /dev/null; then \
+		npm install --silent --no-fund --no-audit --prefix .bench @modelcontextprotocol/server-postgres @bytebase/dbhub; fi
+
+# How long an agent waits that calls for the first time.
+bench-start: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call
 
 # Five hundred MCP sessions at once over HTTP, in about a minute.
@@ -102,7 +115,7 @@ fuzz: .venv/.synced
 # Requests made up from the OpenAPI document, in about ten minutes; AGENTDB_REST_EXAMPLES and AGENTDB_REST_SEED bound
 # and seed them.
 rest-fuzz: .venv/.synced
-	@AGENTDB_REST_EXAMPLES=$${AGENTDB_REST_EXAMPLES:-60} $(RUN)pytest tests/integration/web/test_document.py
+	@AGENTDB_REST_EXAMPLES=$${AGENTDB_REST_EXAMPLES:-60} $(RUN)pytest -m 'long or not long' tests/integration/web/test_document.py
 
 # A corpus of statements in read-only and over-budget mode, in about seven minutes; AGENTDB_SQL_CORPUS names a file of
 # {"sql": …} lines, else Postgres's own regression tests are fetched. AGENTDB_ATTACK_GATE=off: the walls alone.
@@ -111,7 +124,7 @@ regression: .venv/.synced
 
 # The explorer's pages in Debian's Chromium, with pictures in artefacts/browser: about two minutes.
 browser: .venv/.synced
-	@$(RUN)pytest -n 2 --dist loadfile -m "not long" tests/browser
+	@$(RUN)pytest -n 3 --dist loadfile -m "not long" tests/browser
 
 # The README's pictures of the explorer, in Debian's Chromium.
 screenshots: .venv/.synced

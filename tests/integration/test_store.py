@@ -334,7 +334,7 @@ async def test_a_call_cancelled_at_any_moment_before_the_end_leaves_no_complaint
                 await connection.execute("SELECT 1")
 
     for steps in range(60):
-        control = ControlDatabase(empty_database)
+        control = ControlDatabase(empty_database, migrate=False)
         await ask(control)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask, control)
@@ -342,7 +342,7 @@ async def test_a_call_cancelled_at_any_moment_before_the_end_leaves_no_complaint
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
             await control.close()
-        gc.collect()
+    gc.collect()
     assert complaints == []
 
 

@@ -208,10 +208,11 @@ async def nobodys(scene: Scene) -> list[Credential]:
         Credential("another wrong service key", bearer(f"{SERVICE_KEY}x")),
         Credential("both, of which one is wrong", {"x-internal-api-key": SERVICE_KEY} | bearer(good["token"])),
     ]
+    places = ("token", "access_token", "authorization", "api_key", "x-internal-api-key")
     for name, secret in (("token", good["token"]), ("service key", SERVICE_KEY)):
-        for parameter in ("token", "access_token", "authorization", "api_key", "x-internal-api-key"):
-            found.append(Credential(f"a {name} as {parameter} in the query", params={parameter: secret}))
-            found.append(Credential(f"a {name} as cookie {parameter}", {"Cookie": f"{parameter}={secret}"}))
+        cookies = "; ".join(f"{place}={secret}" for place in places)
+        found.append(Credential(f"a {name} in the query", params=dict.fromkeys(places, secret)))
+        found.append(Credential(f"a {name} as a cookie", {"Cookie": cookies}))
     return found
 
 

@@ -180,7 +180,15 @@ class Fuzz:
         self.statuses.setdefault(operation.label, set()).add(answer.status_code)
 
 
-@pytest.mark.parametrize("caller", ["service", "explorer", "admin", "nobody"])
+@pytest.mark.parametrize(
+    "caller",
+    [
+        "service",
+        "nobody",
+        pytest.param("explorer", marks=pytest.mark.long),
+        pytest.param("admin", marks=pytest.mark.long),
+    ],
+)
 async def test_generated_requests_get_no_answer_outside_the_document(
     platform: Platform, document: dict[str, Any], owner: Owner, caller: str
 ) -> None:
