@@ -172,7 +172,7 @@ async def open_application(
         keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
-        checkpoints = Checkpoints(policy, queries, resolver, provisioning, spending, audit.store, pools, clock)
+        checkpoints = Checkpoints(policy, queries.others, resolver, provisioning, spending, audit.store, pools, clock)
         managed = Managed(control, usage, lifecycle, tokens, audit, checkpoints, keys, provider, policy)
         yield Application(settings, policy, queries, managed)
 

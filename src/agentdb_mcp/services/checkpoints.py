@@ -15,8 +15,8 @@ from agentdb_mcp.policy import Policy
 from agentdb_mcp.providers import Provider
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.metering import Clock, iso
+from agentdb_mcp.services.other_calls import OtherCalls
 from agentdb_mcp.services.provisioning import Provisioning
-from agentdb_mcp.services.queries import Queries
 from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.store import AuditStore, Claim, DatabaseRow
 
@@ -66,7 +66,7 @@ class Checkpoints:
     """For databases that a provider of ours made. Raises NotAllowed for others."""
 
     policy: Policy
-    queries: Queries
+    calls: OtherCalls
     databases: Databases
     provisioning: Provisioning
     spending: Spending
@@ -76,17 +76,17 @@ class Checkpoints:
 
     async def overview(self, tenant: Tenant, scope: Scope) -> Overview:
         """Whatever the budget says; wakes no compute but of a database whose size is not known."""
-        with self.queries.counted(tenant, scope, "list_checkpoints", Kind.READ):
+        with self.calls.counted(tenant, scope, "list_checkpoints", Kind.READ):
             database, row, provider = await self._reach(tenant, scope)
             return await self._overview(database, row, provider)
 
     async def create(self, tenant: Tenant, scope: Scope, name: str | None) -> tuple[Kept, Overview]:
         """Keep the data as it is now. Raises NotAllowed, InvalidArgument, BudgetExceeded, ProvisioningFailed."""
-        with self.queries.counted(tenant, scope, "create_checkpoint", Kind.SERVER):
+        with self.calls.counted(tenant, scope, "create_checkpoint", Kind.SERVER):
             self._check_enabled()
             database, row, provider = await self._reach(tenant, scope)
             name = name or f"checkpoint {iso(self.clock())}"
-            async with self.queries.allowed_to_write(database):
+            async with self.calls.allowed_to_write(database):
                 await self._check_size(database, provider)
                 made = await self.provisioning.alone(row, lambda claim, at: self._make(claim, at, name))
             await self._changed(tenant, database)
@@ -94,7 +94,7 @@ class Checkpoints:
 
     async def look_before_restore(self, tenant: Tenant, scope: Scope, wanted: str) -> Loss:
         """What restoring this checkpoint, by its id or name, would take away; changes nothing."""
-        with self.queries.counted(tenant, scope, "restore_checkpoint", Kind.READ):
+        with self.calls.counted(tenant, scope, "restore_checkpoint", Kind.READ):
             database, row, provider = await self._reach(tenant, scope)
             found = _named(await provider.checkpoints(row.project_id or ""), wanted)
             now = self.clock()
@@ -104,10 +104,10 @@ class Checkpoints:
 
     async def restore(self, tenant: Tenant, scope: Scope, wanted: str) -> Kept:
         """Put back what the checkpoint kept; sessions end. What came after it is lost."""
-        with self.queries.counted(tenant, scope, "restore_checkpoint", Kind.SERVER):
+        with self.calls.counted(tenant, scope, "restore_checkpoint", Kind.SERVER):
             self._check_enabled()
             database, row, provider = await self._reach(tenant, scope)
-            async with self.queries.allowed_to_write(database):
+            async with self.calls.allowed_to_write(database):
                 try:
                     found = await self.provisioning.alone(row, lambda claim, at: self._put_back(claim, at, wanted))
                 finally:
@@ -117,7 +117,7 @@ class Checkpoints:
 
     async def delete(self, tenant: Tenant, scope: Scope, wanted: str) -> Checkpoint:
         """Forget one checkpoint, whatever the budget says: it makes the database cheaper."""
-        with self.queries.counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
+        with self.calls.counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
             database, row, _ = await self._reach(tenant, scope)
             dropped = await self.provisioning.alone(row, lambda claim, at: self._drop(claim, at, wanted))
             await self._changed(tenant, database)
@@ -198,7 +198,7 @@ class Checkpoints:
         """Only of whole copies: snapshots take a moment, however large a database is."""
         if not provider.copies_whole:
             return
-        size, most = await self.queries.database_size(database), self.policy.checkpoints.max_copy_bytes
+        size, most = await self.calls.size(database), self.policy.checkpoints.max_copy_bytes
         if size > most:
             raise NotAllowed(
                 f"A checkpoint is a whole copy here, and the database's {size:,} bytes are more than the {most:,}"
@@ -226,7 +226,7 @@ class Checkpoints:
         if size := max(0, max(seen, default=0) - database.checkpoint_bytes):
             return size
         try:  # nobody has seen it yet, so it was used a moment ago and is awake
-            return await self.queries.database_size(database)
+            return await self.calls.size(database)
         except AgentDBError as error:
             log.debug("size not seen", code=error.code)
             return 0
@@ -248,7 +248,7 @@ class Checkpoints:
     async def _changed(self, tenant: Tenant, database: OpenDatabase) -> None:
         """What is stored now counts from now on."""
         self.databases.forget(tenant, database.scope)
-        await self.queries.look_at_size(await self.databases.open(tenant, database.scope))
+        await self.calls.look_at_size(await self.databases.open(tenant, database.scope))
 
 
 def _named(there: Sequence[Checkpoint], wanted: str) -> Checkpoint:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio.to_thread
@@ -14,7 +13,6 @@ from agentdb_mcp.errors import (
     BudgetExceeded,
     DatabaseUnavailable,
     InvalidArgument,
-    NotAllowed,
     SqlError,
     StatementRefused,
     StatementTimeout,
@@ -34,6 +32,7 @@ from agentdb_mcp.models import (
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services import recording
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.other_calls import OtherCalls
 from agentdb_mcp.services.recording import Recorder, recorded
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
@@ -44,7 +43,6 @@ READ_ONLY_VIOLATION = "25006"
 NOT_PERMITTED = "42501"
 # Command tags after which a database is smaller.
 FREEING = ("DROP ", "TRUNCATE ")
-_SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 # A connection that took this long to open had a compute to wake.
 WAKING_S = 1.0
 
@@ -83,6 +81,7 @@ class Queries:
             window_s=policy.limits.window_s,
             concurrent_calls=policy.limits.concurrent_calls,
         )
+        self.others = OtherCalls(policy, pools, spending, recorder, self._throttle)
         # Readers set the pace of streams: other calls keep most connections, and half of any one database's.
         most, of_user = max(1, policy.limits.max_connections // 4), max(1, policy.limits.pool_size // 2)
         self._streams = Throttle(calls_per_window=0, window_s=1, concurrent_calls=most)
@@ -124,7 +123,7 @@ class Queries:
         facts = [await self._classify(statement.sql, index, statements) for index, statement in enumerate(statements)]
         database = await self._databases.open(tenant, scope)
         limits = self._limits(max_rows)
-        async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
+        async with self.others.allowance(database, limits.timeout_s * len(statements)) as allowance:
             decision = self._decide(facts, database, allowance.state, transaction=transaction)
             if not decision.allowed:
                 raise _refusal(decision, allowance)
@@ -155,7 +154,7 @@ class Queries:
             facts = await self._classify(statement.sql, 0, [statement])
             database = await self._databases.open(tenant, scope)
             limits = replace(self._limits(None), timeout_s=self._policy.limits.export_timeout_s)
-            async with self._allowance(database, limits.timeout_s) as allowance:
+            async with self.others.allowance(database, limits.timeout_s) as allowance:
                 decision = self._decide([facts], database, allowance.state, transaction=False)
                 if not decision.allowed:
                     raise _refusal(decision, allowance)
@@ -171,36 +170,11 @@ class Queries:
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
         limits = replace(self._limits(None), max_rows=5000)
-        async with self._allowance(database, limits.timeout_s * len(statements)) as allowance:
+        async with self.others.allowance(database, limits.timeout_s * len(statements)) as allowance:
             if allowance.state is BudgetState.PAUSED:
                 raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
             call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
             return await self._run(tenant, database, call)
-
-    @contextmanager
-    def counted(self, tenant: Tenant, scope: Scope, what: str, kind: Kind) -> Iterator[None]:
-        """A call that is no statement: written down and counted like one. Raises RateLimited."""
-        with recorded(self._recorder, tenant, scope, [Statement(what)], kind), self._throttle.call(tenant):
-            yield
-
-    @asynccontextmanager
-    async def allowed_to_write(self, database: OpenDatabase) -> AsyncIterator[None]:
-        """For the time of the block the database's budget counts a call. Raises BudgetExceeded, NotAllowed."""
-        if AccessMode.RESTRICTED in (database.access_mode, self._policy.access.mode):
-            raise NotAllowed("This is not possible: access is read-only.")
-        async with self._allowance(database, self._policy.limits.timeout_s) as allowance:
-            if allowance.reclaim_only or not self._may_write(database, allowance.state):
-                raise BudgetExceeded("This is not possible: the budget is used up.", hint=allowance.until or None)
-            yield
-
-    async def database_size(self, database: OpenDatabase) -> int:
-        """Its bytes now, without its checkpoints'. Raises DatabaseUnavailable."""
-        return await self._size(replace(database, checkpoint_bytes=0))
-
-    async def look_at_size(self, database: OpenDatabase) -> None:
-        """See anew how large the database is."""
-        if self._spending is not None and (counted := metered(database)) is not None:
-            await self._spending.look_at_size(*counted, lambda: self._size(database), freed=True)
 
     def _decide(
         self, facts: list[StatementFacts], database: OpenDatabase, state: BudgetState, *, transaction: bool
@@ -244,10 +218,10 @@ class Queries:
         except DatabaseUnavailable:
             raise
         except AgentDBError:  # what was rolled back takes space all the same
-            await self._spending.look_at_size(*counted, lambda: self._size(database))
+            await self._spending.look_at_size(*counted, lambda: self.others.stored(database))
             raise
         freed = any(result.command_tag.startswith(FREEING) for result in results)
-        await self._spending.look_at_size(*counted, lambda: self._size(database), freed=freed)
+        await self._spending.look_at_size(*counted, lambda: self.others.stored(database), freed=freed)
         return results
 
     async def _metered(
@@ -272,12 +246,6 @@ class Queries:
             self._databases.forget(tenant, database.scope)
             raise
 
-    async def _size(self, database: OpenDatabase) -> int:
-        """With its checkpoints, which are stored as well."""
-        call = Call([Statement(_SIZE)], self._limits(None), catalog=True)
-        size = int(str((await self._pools.run(database.target, call))[0].rows[0][0]))
-        return size + database.checkpoint_bytes
-
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:
             if len(sql) <= PARSE_INLINE_MAX:
@@ -287,17 +255,6 @@ class Queries:
             if len(statements) > 1:
                 error.message = f"Statement {index + 1} of {len(statements)}: {error.message}"
             raise
-
-    @asynccontextmanager
-    async def _allowance(self, database: OpenDatabase, wanted_s: float) -> AsyncIterator[Allowance]:
-        """What whoever pays for the database has left for a call."""
-        recording.reached(database.row_id)
-        counted = metered(database)
-        if self._spending is None or counted is None:
-            yield Allowance(BudgetState.OK, wanted_s)
-            return
-        async with self._spending.admit(*counted, wanted_s) as allowance:
-            yield allowance
 
     def _limits(self, max_rows: int | None) -> Limits:
         limits = self._policy.limits
