@@ -183,6 +183,16 @@ async def test_a_shadowed_catalog_misleads_its_owner_alone(trials: Trials, tenan
     assert len(trial.steps) == 5
 
 
+async def test_the_audit_log_has_the_statements_that_were_tried_and_their_rows_alone(
+    application: Application, trials: Trials, tenant: Tenant
+) -> None:
+    await tried(trials, tenant, "SELECT id FROM person LIMIT 3", "CREATE TABLE first ()")
+    audit = application.managed().audit
+    await audit.flush()
+    (entry,) = await audit.entries(tenant.user_id or "", limit=1)
+    assert (entry.rows, entry.kinds) == (3, ("read", "schema"))
+
+
 async def test_too_many_statements_and_an_exceeded_budget_are_refused(
     application: Application, trials: Trials, tenant: Tenant
 ) -> None:

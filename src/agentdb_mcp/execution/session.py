@@ -59,6 +59,7 @@ class Call:
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
     `done` is told each statement's place and answer as it comes. Errors say which statement if they are `numbered`.
+    `ours` are the places of reads that the caller did not ask for.
     """
 
     statements: Sequence[Statement]
@@ -70,6 +71,7 @@ class Call:
     sink: Sink | None = None
     done: Callable[[int, Result], object] = lambda _place, _result: None
     numbered: bool = True
+    ours: frozenset[int] = frozenset()
 
     @property
     def commits(self) -> bool:

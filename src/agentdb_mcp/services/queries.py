@@ -241,10 +241,12 @@ class Queries:
 
     async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call) -> list[Result]:
         try:
-            return recording.gave(await self._pools.run(database.target, call))
+            results = await self._pools.run(database.target, call)
         except DatabaseUnavailable:
             self._databases.forget(tenant, database.scope)
             raise
+        recording.gave([result for place, result in enumerate(results) if place not in call.ours])
+        return results
 
     async def _classify(self, sql: str, index: int, statements: Sequence[Statement]) -> StatementFacts:
         try:

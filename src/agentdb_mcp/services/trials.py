@@ -77,6 +77,7 @@ class Trials:
         each = chain.from_iterable((statement, trial.locks()) for statement in statements)
         # parts, relations, locks; then a statement and its locks each; then what COMMIT checks, and parts again.
         script = [trial.parts(), trial.relations(), trial.locks(), *each, trial.put_off(), trial.parts()]
+        ours = frozenset(range(len(script))) - {3 + 2 * place for place in range(len(statements))}
         done: dict[int, Result] = {}
 
         def around(call: Call) -> Call:
@@ -85,7 +86,7 @@ class Trials:
                 max_rows=max(call.limits.max_rows, MAX_PARTS),
                 max_bytes=max(call.limits.max_bytes, MAX_BYTES),
             )
-            return replace(call, statements=script, limits=limits, done=done.__setitem__, numbered=False)
+            return replace(call, statements=script, limits=limits, done=done.__setitem__, numbered=False, ours=ours)
 
         error: AgentDBError | None = None
         note: str | None = None
@@ -93,9 +94,8 @@ class Trials:
             answer = await self.queries.execute(tenant, scope, statements, transaction=True, keep=False, around=around)
             note = answer.budget_note
         except AgentDBError as caught:
-            # Of ours, the lock reads stand at even places.
-            ours = len(done) < 3 or len(done) == len(script) - 1 or (len(done) % 2 == 0 and len(done) < len(script) - 2)
-            if ours or isinstance(caught, DatabaseUnavailable):
+            # What our own reads fail with is nothing that the statements did; what COMMIT would check is.
+            if isinstance(caught, DatabaseUnavailable) or len(done) in ours - {len(script) - 2}:
                 raise
             error = caught
         return replace(_told(statements, script, done, error), budget_note=note)
