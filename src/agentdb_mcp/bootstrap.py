@@ -24,6 +24,7 @@ from agentdb_mcp.services import (
     Checkpoints,
     Clock,
     Databases,
+    Health,
     Keys,
     Lifecycle,
     Metering,
@@ -114,7 +115,8 @@ class Application:
 
         usage = self.with_control.usage if self.with_control else None
         checkpoints = self.with_control.checkpoints if self.with_control else None
-        return Operations(tenant, self.queries, usage, self.policy, checkpoints)
+        health = Health(self.queries, self.policy, usage)
+        return Operations(tenant, self.queries, usage, self.policy, health, checkpoints)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

@@ -11,7 +11,16 @@ from jsonschema import Draft202012Validator, ValidationError
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Serve, ServeFactory
 
-READERS = {"get_schema", "list_schemas", "list_objects", "get_object_details", "get_budget", "list_checkpoints"}
+READERS = {
+    "get_schema",
+    "list_schemas",
+    "list_objects",
+    "get_object_details",
+    "get_top_queries",
+    "analyze_db_health",
+    "list_checkpoints",
+    "get_budget",
+}
 WRITERS = {"execute_sql", "execute_transaction", "restore_checkpoint", "delete_checkpoint"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
@@ -26,6 +35,8 @@ ARGUMENTS = {
     "list_checkpoints": {"database"},
     "restore_checkpoint": {"database", "checkpoint", "confirm"},
     "delete_checkpoint": {"database", "checkpoint"},
+    "get_top_queries": {"database", "sort_by", "limit"},
+    "analyze_db_health": {"database", "health_type"},
 }
 
 
@@ -195,6 +206,13 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("list_objects", {"schema_name": "x" * 64}, "schema_name"),
         ("get_object_details", {}, "object_name"),
         ("get_object_details", {"object_name": 1}, "object_name"),
+        ("get_top_queries", {"sort_by": "rows"}, "sort_by"),
+        ("get_top_queries", {"limit": 0}, "limit"),
+        ("get_top_queries", {"limit": 101}, "limit"),
+        ("get_top_queries", {"limit": "10"}, "limit"),
+        ("analyze_db_health", {"health_type": "index,vacuum"}, "health_type"),
+        ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
+        ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
     ],
 )

@@ -135,6 +135,7 @@ async def test_tools_are_named(agent: Agent) -> None:
         ("execute_sql", {"sql": "SELECT 1"}),
         ("list_schemas", {}),
         ("get_object_details", {"object_name": "nowhere", "database": "global"}),
+        ("analyze_db_health", {"health_type": "index"}),
         ("get_budget", {}),
         ("execute_sql", {"sql": 1}),
     ):
@@ -143,6 +144,7 @@ async def test_tools_are_named(agent: Agent) -> None:
         ("execute_sql", "agent"),
         ("list_schemas", "agent"),
         ("get_object_details", "global"),
+        ("analyze_db_health", "agent"),
     ]
 
 

@@ -351,6 +351,8 @@ ARGUMENTS = {
     "list_checkpoints": {},
     "restore_checkpoint": {"checkpoint": "anything", "confirm": True},
     "delete_checkpoint": {"checkpoint": "anything"},
+    "get_top_queries": {"sort_by": "total_time"},
+    "analyze_db_health": {"health_type": "all"},
     "get_budget": {},
 }
 

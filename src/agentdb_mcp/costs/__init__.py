@@ -3,7 +3,14 @@
 from agentdb_mcp.costs.admission import Grant, Lines, Position, admit, state_of
 from agentdb_mcp.costs.budget import period_of
 from agentdb_mcp.costs.meter import Batch, SpanMeter
-from agentdb_mcp.costs.pricing import FOREVER_US, MICROCENTS_PER_CENT, Prices, affordable_us, cost_microcents
+from agentdb_mcp.costs.pricing import (
+    FOREVER_US,
+    MICROCENTS_PER_CENT,
+    Prices,
+    affordable_us,
+    cost_microcents,
+    month_microcents,
+)
 from agentdb_mcp.costs.shares import to_cents
 from agentdb_mcp.models import Activity, Quantities
 
@@ -21,6 +28,7 @@ __all__ = [
     "admit",
     "affordable_us",
     "cost_microcents",
+    "month_microcents",
     "period_of",
     "state_of",
     "to_cents",

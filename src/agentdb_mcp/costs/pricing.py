@@ -48,6 +48,11 @@ def cost_microcents(used: Quantities, prices: Prices) -> int:
     return _rounded(_exact(used, prices))
 
 
+def month_microcents(size_bytes: int, prices: Prices) -> int:
+    """What keeping so many bytes for a month of 744 hours costs."""
+    return cost_microcents(Quantities(storage_byte_us=size_bytes * _MONTH_US), prices)
+
+
 def affordable_us(microcents: int, mcu: int, prices: Prices) -> int:
     """How long compute of `mcu` milli-CU may run for so much; FOREVER_US where it costs nothing."""
     each = mcu * prices.compute_per_cu_hour

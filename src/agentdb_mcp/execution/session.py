@@ -25,7 +25,7 @@ from agentdb_mcp.errors import (
 from agentdb_mcp.execution import wire
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.guard import GuardedConnection
-from agentdb_mcp.execution.types import TypeInfo
+from agentdb_mcp.execution.types import OURS, TypeInfo
 from agentdb_mcp.execution.wire import Sink
 from agentdb_mcp.models import Limits, Result
 
@@ -145,7 +145,11 @@ def _limit(seconds: float) -> str:
 
 
 def _set_timeout(seconds: float) -> str:
-    return f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"
+    """In tenths from a second on: before Postgres 18 each value takes a place of its own in pg_stat_statements."""
+    milliseconds = max(1, int(seconds * 1000))
+    if milliseconds > 1000:
+        milliseconds -= milliseconds % 100
+    return f"SET LOCAL statement_timeout = {milliseconds}"
 
 
 async def _commit(connection: GuardedConnection, timeout_s: float, deadline: float, grace_s: float) -> None:
@@ -180,7 +184,7 @@ async def _run_statement(
     started = time.perf_counter()
     result = await wire.run(
         connection,
-        statement.sql,
+        statement.sql + OURS if call.catalog else statement.sql,
         statement.params,
         max_rows=call.limits.max_rows,
         max_bytes=call.limits.max_bytes,

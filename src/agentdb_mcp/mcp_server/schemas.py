@@ -11,16 +11,11 @@ OPTIONAL_STRING = {"type": ["string", "null"]}
 INTEGER = {"type": "integer"}
 OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
+ARRAY = {"type": "array"}
+# Each tool says it again, so what an error may have besides (hint, sqlstate, position) is left to the documentation.
 _ERROR = {
     "type": "object",
-    "properties": {
-        "code": STRING,
-        "message": STRING,
-        "hint": OPTIONAL_STRING,
-        "sqlstate": STRING,
-        "position": INTEGER,
-        "retryable": BOOLEAN,
-    },
+    "properties": {"code": STRING, "message": STRING, "retryable": BOOLEAN},
     "required": ["code", "message", "retryable"],
 }
 
@@ -60,6 +55,8 @@ OBJECTS = answer(
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES, **_RESULT)
 RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+TOP_QUERIES = answer(queries=objects(query=STRING))
+HEALTH = answer(findings=objects(severity=STRING), figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(
     managed=BOOLEAN,
     state=STRING,

@@ -5,6 +5,7 @@ from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.checkpoints import Checkpoints
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoints",
     "Clock",
     "Databases",
+    "Health",
     "IssuedToken",
     "Keys",
     "KeysReport",

@@ -167,6 +167,12 @@ class Queries:
         with recorded(self._recorder, tenant, scope, statements, Kind.READ), self._throttle.call(tenant):
             return await self._catalog(tenant, scope, statements)
 
+    async def terms(self, tenant: Tenant, scope: Scope) -> tuple[AccessMode, str | None]:
+        """The database's own access mode, and who pays for it: nobody where it is not metered. Raises AgentDBError."""
+        database = await self._databases.open(tenant, scope)
+        counted = metered(database) if self._spending is not None else None
+        return database.access_mode, counted[0] if counted else None
+
     async def _catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         database = await self._databases.open(tenant, scope)
         limits = replace(self._limits(None), max_rows=5000)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from agentdb_mcp.mcp_server.tools import budget, checkpoints, objects, schema, sql, trials
+from agentdb_mcp.mcp_server.tools import budget, checkpoints, health, objects, schema, sql, trials
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
 
-TOOLS = (*schema.TOOLS, *objects.TOOLS, *sql.TOOLS, *trials.TOOLS, *checkpoints.TOOLS, *budget.TOOLS)
+TOOLS = (
+    *schema.TOOLS,
+    *objects.TOOLS,
+    *sql.TOOLS,
+    *trials.TOOLS,
+    *checkpoints.TOOLS,
+    *health.TOOLS,
+    *budget.TOOLS,
+)

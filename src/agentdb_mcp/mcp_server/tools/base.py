@@ -10,7 +10,7 @@ from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
-from agentdb_mcp.services import Checkpoints, Queries, Usage
+from agentdb_mcp.services import Checkpoints, Health, Queries, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Operations:
     queries: Queries
     usage: Usage | None
     policy: Policy
+    health: Health
     # None where nothing here makes databases.
     checkpoints: Checkpoints | None = None
 
