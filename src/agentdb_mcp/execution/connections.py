@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
@@ -85,7 +86,9 @@ class Connections:
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[Slot]:
         """A slot of the database's for the time of the block. Raises DatabaseUnavailable."""
+        asked = anyio.current_time()
         slot = await self._acquire(key)
+        metrics.CONNECTION_WAIT_SECONDS.observe(anyio.current_time() - asked)
         try:
             yield slot
         finally:
@@ -122,6 +125,7 @@ class Connections:
         database = self._databases.get(key) or self._databases.setdefault(key, Database(key))
         turn = _Turn()
         database.waiting.append(turn)
+        metrics.WAITING.add()
         self._waiting.setdefault(database)
         self._hand_out()
         if turn.slot is None:
@@ -141,6 +145,7 @@ class Connections:
         """Give what is free to those who wait, one call of each database in turn."""
         while (database := self._next()) is not None:
             turn = database.waiting.popleft()
+            metrics.WAITING.add(by=-1)
             del self._waiting[database]
             if database.waiting:
                 self._waiting[database] = None
@@ -164,6 +169,7 @@ class Connections:
             self._drop(next(iter(self._idle)))
         slot = Slot(database)
         self._slots.add(slot)
+        metrics.CONNECTIONS.add()
         database.slots += 1
         return slot
 
@@ -184,13 +190,16 @@ class Connections:
             self._give_back(turn.slot)
             return
         database.waiting.remove(turn)
+        metrics.WAITING.add(by=-1)
         if not database.waiting:
             del self._waiting[database]
         self._leave(database)
 
     def _drop(self, slot: Slot) -> None:
         slot.close()
-        self._slots.discard(slot)
+        if slot in self._slots:
+            self._slots.remove(slot)
+            metrics.CONNECTIONS.add(by=-1)
         slot.database.slots -= 1
         if self._idle.pop(slot, slot) is None:
             slot.database.idle.remove(slot)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import anyio
 import asyncpg
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import AgentDBError, DatabaseUnavailable, SqlError
 from agentdb_mcp.execution import layout
 from agentdb_mcp.execution.connections import Connections, PoolSettings, Slot
@@ -121,7 +122,9 @@ async def _reap(target: DatabaseTarget, pid: int) -> None:
     try:
         with anyio.fail_after(REAP_TIMEOUT_S):
             await reap(target, pid)
+        metrics.KILLED.add("ended")
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        metrics.KILLED.add("failed")
         log.warning("watchdog could not end a backend", pid=pid, error=type(error).__name__)
 
 

@@ -105,6 +105,13 @@ class Budgets:
         account = await self._account(user_id)
         return state_of(self._position(account, 0), account.bill.lines), account.bill
 
+    def states(self) -> dict[BudgetState, int]:
+        """How many of the users whom this process knows are in each state."""
+        found = dict.fromkeys(BudgetState, 0)
+        for account in self._accounts.values():
+            found[state_of(self._position(account, 0), account.bill.lines)] += 1
+        return found
+
     @asynccontextmanager
     async def admit(self, user_id: str, database_id: str, wanted_s: float) -> AsyncIterator[Grant]:
         """What the budget allows one call on the database; for the time of the block, others cannot spend the same."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import anyio
 
+from agentdb_mcp import metrics
 from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, ProvisioningFailed
 from agentdb_mcp.execution import layout
@@ -153,6 +154,8 @@ class Provisioning:
 
     async def _claimed(self, claim: Claim, work: Callable[[Claim], Awaitable[None]]) -> None:
         """Do the work while the lease is kept alive; give the lease back if it fails."""
+        kind = "remove" if claim.row.status in _GONE else "make"
+        started, outcome = anyio.current_time(), "done"
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_lease, claim)
@@ -162,7 +165,11 @@ class Provisioning:
             error = _only(wrapped)
             with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
                 error = await self._release(claim, error)
+            outcome = error.code if isinstance(error, AgentDBError) else "interrupted"
             raise error from None
+        finally:
+            metrics.PROVISIONED.add(kind, outcome)
+            metrics.PROVISIONING_SECONDS.observe(anyio.current_time() - started, kind)
 
     async def _keep_lease(self, claim: Claim) -> None:
         """Renew it until the work ends; losing the row ends the work."""

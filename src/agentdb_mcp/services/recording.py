@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import (
     AgentDBError,
     BudgetExceeded,
@@ -86,7 +87,9 @@ class Recorder:
             raise
         finally:
             _CALL.reset(token)
-            self.audit.note(self._entry(tenant, scope, statements, call, at, started, error))
+            entry = self._entry(tenant, scope, statements, call, at, started, error)
+            self.audit.note(entry)
+            _count(entry)
 
     def _entry(
         self,
@@ -137,6 +140,14 @@ def recorded(
         return
     with recorder.call(tenant, scope, statements, *kinds):
         yield
+
+
+def _count(entry: AuditEntry) -> None:
+    outcome = entry.code or "ok"
+    metrics.CALLS.add(entry.source, entry.tool or "", outcome)
+    metrics.CALL_SECONDS.observe(entry.duration_ms / 1000, entry.source)
+    if entry.decision is AuditDecision.REFUSED:
+        metrics.REFUSED.add(outcome, "+".join(entry.kinds))
 
 
 def _decision(error: BaseException | None) -> AuditDecision:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 
+from agentdb_mcp import metrics
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Quantities
 from agentdb_mcp.policy import Policy
@@ -73,6 +74,8 @@ class Sync:
             hours += len(found)
             estimated += drift.estimated_mcu_us
             billed += drift.billed_mcu_us
+            metrics.SYNCED_CU_SECONDS.add("estimate", by=drift.estimated_mcu_us / 1e9)
+            metrics.SYNCED_CU_SECONDS.add("bill", by=drift.billed_mcu_us / 1e9)
             progress(done, len(wanted))
         return Synced(len(wanted), hours, estimated, billed)
 

@@ -146,6 +146,13 @@ class DatabaseStore:
                 ]
         return found
 
+    async def by_status(self) -> dict[DatabaseStatus, int]:
+        """How many there are, of either kind."""
+        parts = " UNION ALL ".join(f"SELECT status FROM {table}" for table in DATABASE_TABLES)
+        async with self._control.connection() as connection:
+            rows = await connection.fetch(f"SELECT status, count(*) AS many FROM ({parts}) AS each GROUP BY status")
+        return dict.fromkeys(DatabaseStatus, 0) | {DatabaseStatus(row["status"]): row["many"] for row in rows}
+
     async def handed_over(self) -> list[tuple[DatabaseRow, str]]:
         """Databases of workspaces whose owner does not pay for them yet, with that owner."""
         async with self._control.connection() as connection:

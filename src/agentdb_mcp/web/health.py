@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from agentdb_mcp.web.answers import Health
 from agentdb_mcp.web.auth import Caller, service
 from agentdb_mcp.web.errors import responses
+from agentdb_mcp.web.metrics import scrape
 from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.state import State, state
 
@@ -41,6 +42,6 @@ async def readyz(serving: Serving, response: Response) -> Health:
     response_class=Response,
     responses=responses() | {200: {"content": {"text/plain": {"example": "# TYPE python_info gauge"}}}},
 )
-async def metrics(_: Annotated[Caller, Depends(service())]) -> Response:
+async def metrics(_: Annotated[Caller, Depends(service())], serving: Serving) -> Response:
     """Prometheus's text format; takes the service key as a bearer token."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await scrape(serving.managed), media_type=CONTENT_TYPE_LATEST)

@@ -15,6 +15,7 @@ import httpx
 import stamina
 import stamina.instrumentation
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Secret
@@ -104,20 +105,25 @@ class NeonApi:
         self, request: httpx.Request, path: str, limiters: list[RateLimiter], *, last: bool
     ) -> httpx.Response:
         """One attempt; on the `last` one an API that is not reached is an error."""
+        asked = anyio.current_time()
         for limiter in limiters:
             try:
                 await limiter.wait()
             except TooLong as wait:
                 raise answers.rate_limited(wait.seconds) from None
+        metrics.NEON_WAIT_SECONDS.add(by=anyio.current_time() - asked)
         try:
             response = await self._client.send(request)
         except _UNSENT as error:
+            metrics.NEON_REQUESTS.add(request.method, "unreached")
             raise _unreached(error, last=last) from None
         except httpx.HTTPError as error:
+            metrics.NEON_REQUESTS.add(request.method, "no answer")
             if request.method == "POST":
                 raise answers.unknown_outcome(error, path) from None
             raise _unreached(error, last=last) from None
         status = response.status_code
+        metrics.NEON_REQUESTS.add(request.method, str(status))
         if status in answers.NOT_BEGUN or (status >= 500 and request.method != "POST"):
             raise _refused_for_now(response, limiters[-1])
         return response
