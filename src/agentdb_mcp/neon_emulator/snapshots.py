@@ -63,7 +63,7 @@ class Snapshots:
         if len(await self.of(project)) >= MOST.get(plan, MOST_ELSEWHERE):
             raise ApiError(422, "manual snapshots limit exceeded")
         await settle(self.projects.computes, [project.id])
-        identifiers = await self._begin(project.id, branch.id, ["create_timeline"])
+        identifiers = await self._begin(project.id, branch.id, ["create_branch", "timeline_archive"])
         async with self.projects.operations.doing(identifiers) as begun:
             snapshot = await self._copied(branch, name, expires_at)
         return snapshot, begun.operations
