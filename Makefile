@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -79,6 +79,10 @@ bench-budget: .venv/.synced
 # Two thousand tenants' databases in rotation through one server: about ten minutes, 16 GB of disk.
 bench-tenants: .venv/.synced
 	@TMPDIR=$${TMPDIR:-/var/tmp} $(RUN)python -m benchmarks.many_tenants
+
+# Copies of up to five million rows between two databases: a minute.
+bench-copy: .venv/.synced
+	@$(RUN)python -m benchmarks.copying
 
 # Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
 attacks: .venv/.synced

@@ -18,7 +18,8 @@ PAGE = Path(__file__).parent / "tools.md"
 _HEAD = """# Tools
 
 What an agent sees, as the shipped policy has it; written by `make docs`. Unless a server's scope is fixed, each tool
-takes `database` as well: `agent`, the agent's own and the default, or `global`, which all agents of the user share.
+but `copy_rows`, which needs both, takes `database` as well: `agent`, the agent's own and the default, or `global`,
+which all agents of the user share.
 An answer is structured content and a short text of the same; what comes out of a database stands in the text in a
 frame that marks it as data. An error is `{code, message, hint, sqlstate?, position?, retryable}`.
 """

@@ -23,6 +23,7 @@ from agentdb_mcp.services import (
     Budgets,
     Checkpoints,
     Clock,
+    Copying,
     Databases,
     Health,
     Keys,
@@ -116,7 +117,8 @@ class Application:
         usage = self.with_control.usage if self.with_control else None
         checkpoints = self.with_control.checkpoints if self.with_control else None
         health = Health(self.queries, self.policy, usage)
-        return Operations(tenant, self.queries, usage, self.policy, health, checkpoints)
+        copying = Copying(self.queries.calls)
+        return Operations(tenant, self.queries, usage, self.policy, health, copying, checkpoints=checkpoints)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -174,7 +176,7 @@ async def open_application(
         keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
-        checkpoints = Checkpoints(policy, queries.others, resolver, provisioning, spending, audit.store, pools, clock)
+        checkpoints = Checkpoints(policy, queries.calls, resolver, provisioning, spending, audit.store, pools, clock)
         managed = Managed(control, usage, lifecycle, tokens, audit, checkpoints, keys, provider, policy)
         yield Application(settings, policy, queries, managed)
 

@@ -106,6 +106,29 @@ async def test_each_call_is_one_entry(agent: Agent) -> None:
     ]
 
 
+async def test_a_copy_is_an_entry_of_each_database(agent: Agent) -> None:
+    for arguments in (
+        {"query": "SELECT generate_series(1, 3) AS id", "mode": "create"},
+        {"query": "SELECT 'x' AS id FROM pg_class LIMIT 1"},
+        {"query": "DROP TABLE copied"},
+    ):
+        operations = agent.application.operations(agent.tenant)
+        await call_tool(operations, "copy_rows", {"from_database": "agent", "to_table": "copied"} | arguments)
+    shown = {
+        (entry.scope, entry.decision.value, entry.code, entry.kinds, entry.objects, entry.rows, entry.tool)
+        for entry in await agent.entries()
+    }
+    invalid, refused = ("failed", "sql_error"), ("refused", "invalid_argument")
+    assert shown == {
+        ("agent", "allowed", None, ("read",), (), 3, "copy_rows"),
+        ("global", "allowed", None, ("schema", "write"), ("public.copied",), 3, "copy_rows"),
+        ("agent", *invalid, ("read",), ("pg_class",), None, "copy_rows"),
+        ("global", *invalid, ("write",), ("public.copied",), None, "copy_rows"),
+        ("agent", *refused, ("reclaim", "schema"), ("copied",), None, "copy_rows"),
+        ("global", *refused, (), (), None, "copy_rows"),
+    }
+
+
 async def test_an_entry_says_whose_call_it_was_and_on_which_database(agent: Agent) -> None:
     await agent.run("SELECT 1")
     await agent.run("SELECT 1", scope=Scope.GLOBAL)

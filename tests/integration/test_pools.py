@@ -305,3 +305,32 @@ async def test_whoever_waits_when_the_server_ends_is_told_so(
             await go_on()
     await call()
     assert [error.retryable for error in errors] == [True, True]
+
+
+@pytest.mark.parametrize(("size", "most"), [(2, 2), (1, 2), (1, 8), (2, 3)])
+async def test_calls_that_take_two_connections_end_whatever_order_they_ask_in(
+    opened: Opener, databases: dict[str, DatabaseTarget], size: int, most: int
+) -> None:
+    pools = opened(size=size, max_connections=most)
+    ended = Counter[str]()
+
+    async def two(first: str, second: str) -> None:
+        for _ in range(3):
+            async with pools.two_slots(databases[first], databases[second]) as slots:
+                assert [slot.database.key for slot in slots] == [first, second]
+                for key, slot in zip((first, second), slots, strict=True):
+                    await pools.run(databases[key], Call([Statement("SELECT 1")], LIMITS), slot)
+            ended[first + second] += 1
+
+    async def one(letter: str) -> None:
+        for _ in range(5):
+            await run(pools, databases[letter])
+        ended[letter] += 1
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for first, second in ("ab", "ba", "bc", "cb", "ca", "ac"):
+                group.start_soon(two, first, second)
+                group.start_soon(one, first)
+    pairs, single = ("ab", "ba", "bc", "cb", "ca", "ac"), "abc"
+    assert ended == dict.fromkeys(pairs, 3) | dict.fromkeys(single, 2)

@@ -18,10 +18,10 @@ import pytest
 
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, SqlError, StatementTimeout
-from agentdb_mcp.execution import Statement
+from agentdb_mcp.execution import Mode, Statement
 from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.models import BudgetReport, BudgetState, Quantities, Scope, Tenant
-from agentdb_mcp.services import Usage
+from agentdb_mcp.services import Copied, Copying, Usage
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import BudgetRow, BudgetStore, SettledHour
 from agentdb_mcp.store.control import create_database
@@ -475,3 +475,60 @@ async def test_nothing_of_a_refusal_names_the_database(application: Application,
         await query(application, tenant, "SELECT 1")
     said = f"{refused.value.as_dict()}"
     assert not [part for part in (parts.username, parts.password, parts.path[1:], str(parts.port)) if str(part) in said]
+
+
+async def copy(application: Application, tenant: Tenant, query: str, mode: Mode = "append") -> Copied:
+    async def report(_rows: int, _message: str) -> None:
+        pass
+
+    copying = Copying(application.queries.calls)
+    with anyio.fail_after(20):
+        return await copying.copy(tenant, Scope.AGENT, query, ("public", "copied"), mode, report)
+
+
+async def test_a_copy_costs_on_both_databases_and_is_sent_by_the_one_that_is_read(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    metering = usage.budgets.metering
+    copied = await copy(application, tenant, "SELECT repeat('x', 1000) AS x FROM generate_series(1, 5000)", "create")
+    databases = application.managed().lifecycle.databases
+    rows = [
+        await databases.find(Scope.AGENT, f"agent-{tenant.workspace_id}"),
+        await databases.find(Scope.GLOBAL, f"global-{user_of(tenant)}"),
+    ]
+    sent = {each.key: each.sent_bytes_total for each in metering.meter.take()}
+    assert [sent.get(row.id) for row in rows if row] == [copied.bytes, 0]
+    assert copied.bytes == 5_005_000
+    report = await usage.report(user_of(tenant))
+    assert all(each.cost_microcents > 0 for each in report.by_database)
+    sizes = {each.scope: each.size_bytes for each in report.by_database}
+    assert sizes[Scope.GLOBAL] > 5_000_000
+
+
+async def test_a_budget_that_is_used_up_pays_for_no_copy(application: Application, tenant: Tenant) -> None:
+    await copy(application, tenant, "SELECT 1 AS id", "create")
+    await spend(application, tenant, FREE + CENT)
+    for mode in ("append", "replace", "create"):
+        with pytest.raises(BudgetExceeded):
+            await copy(application, tenant, "SELECT 2 AS id", mode)
+    assert await query(application, tenant, "SELECT * FROM copied", Scope.GLOBAL) == [[1]]
+
+
+async def test_copies_at_the_end_of_a_budget_do_not_wait_for_what_they_hold_themselves(
+    application: Application, usage: Usage, tenant: Tenant
+) -> None:
+    await copy(application, tenant, "SELECT 1 AS id", "create")
+    used = (await usage.report(user_of(tenant))).used_microcents
+    await spend(application, tenant, FREE - CENT // 3 - used)
+    ended = []
+
+    async def one() -> None:
+        try:
+            ended.append(await copy(application, tenant, "SELECT 2 AS id"))
+        except BudgetExceeded as error:
+            ended.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(one)
+    assert len(ended) == 2

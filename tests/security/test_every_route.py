@@ -346,6 +346,7 @@ ARGUMENTS = {
     "get_object_details": {"schema_name": "public", "object_name": "ledger"},
     "execute_sql": {"sql": HARM},
     "execute_transaction": {"statements": [{"sql": HARM}]},
+    "copy_rows": {"from_database": "agent", "query": "SELECT 1 AS i", "to_table": "intruder", "mode": "create"},
     "try_migration": {"statements": [{"sql": HARM}]},
     "create_checkpoint": {},
     "list_checkpoints": {},

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -82,6 +82,7 @@ class Connections:
         self._waiting: dict[Database, None] = {}  # whose turn is next first
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: anyio.Event | None = None  # there when closing
+        self._pairing = anyio.Semaphore(max(1, settings.max_connections // 4))
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[Slot]:
@@ -93,6 +94,23 @@ class Connections:
             yield slot
         finally:
             self._give_back(slot)
+
+    @asynccontextmanager
+    async def two_slots(self, first: str, second: str) -> AsyncIterator[tuple[Slot, Slot]]:
+        """A slot of each of two databases. Raises DatabaseUnavailable.
+
+        Whoever has one and waits for the other waits for calls that end: all take them in the order of the keys, and so
+        few do at a time that others have connections too.
+        """
+        if self._settings.max_connections < 2:
+            raise DatabaseUnavailable(
+                "It takes two connections, and this server keeps one.",
+                hint="Whoever runs the server: set [limits] max_connections to 2 or more.",
+            )
+        async with AsyncExitStack() as taken:
+            async with self._pairing:
+                slots = [await taken.enter_async_context(self.slot(key)) for key in sorted((first, second))]
+            yield (slots[0], slots[1]) if first <= second else (slots[1], slots[0])
 
     def forget(self, key: str) -> None:
         """Close what is idle of a database that is gone; what is in use closes when it is given back."""

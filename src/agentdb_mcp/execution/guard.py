@@ -8,6 +8,7 @@ they pass the budget: memory stays bounded whatever kind of message it is, and t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import asyncpg
 
@@ -20,6 +21,8 @@ class ReceiveGuard(asyncio.Protocol):
         self._transport = transport
         self._left: int | None = None
         self.exceeded = False
+        # Called with whatever comes from the server, and with nothing when the connection is gone.
+        self.heard: Callable[[bytes], None] | None = None
 
     def begin(self, budget: int | None) -> None:
         """Start counting a call's bytes; None counts nothing."""
@@ -33,12 +36,17 @@ class ReceiveGuard(asyncio.Protocol):
                 self._transport.abort()
                 return
         self._driver.data_received(data)
+        if self.heard is not None:
+            self.heard(data)
 
     def eof_received(self) -> bool | None:
         return self._driver.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._driver.connection_lost(exc)
+        if self.heard is not None:
+            self._driver.resume_writing()  # the driver would wait for that before it looks
+            self.heard(b"")
 
     def pause_writing(self) -> None:
         self._driver.pause_writing()

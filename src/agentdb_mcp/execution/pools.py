@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import anyio
@@ -32,10 +34,21 @@ class Pools:
         self._settings = settings
         self._connections = Connections(settings)
 
-    async def run(self, target: DatabaseTarget, call: Call) -> list[Result]:
-        """Run the call on the target, on a fresh connection if an idle one is dead. Raises AgentDBError only."""
-        async with self._connections.slot(target.key) as slot:
+    async def run(self, target: DatabaseTarget, call: Call, slot: Slot | None = None) -> list[Result]:
+        """Run the call on the target, on a fresh connection if an idle one is dead. Raises AgentDBError only.
+
+        A `slot` is one of the target's that the caller holds already.
+        """
+        if slot is not None:
             return await self._run_on_living(slot, target, call)
+        async with self._connections.slot(target.key) as own:
+            return await self._run_on_living(own, target, call)
+
+    @asynccontextmanager
+    async def two_slots(self, first: DatabaseTarget, second: DatabaseTarget) -> AsyncIterator[tuple[Slot, Slot]]:
+        """One of each, for a call that runs on both at once. Raises DatabaseUnavailable."""
+        async with self._connections.two_slots(first.key, second.key) as slots:
+            yield slots
 
     async def install_extension(self, target: DatabaseTarget, name: str) -> None:
         """As the admin, for an extension that policy allows and the agent's role may not create."""

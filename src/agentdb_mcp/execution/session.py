@@ -9,7 +9,7 @@ it; nothing of the session outlives the call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -52,14 +52,19 @@ class Statement:
     params: Sequence[object] = ()
 
 
+# What is done with a session that is ours for a call, and the types met in its database.
+Work = Callable[[GuardedConnection, dict[int, TypeInfo]], Awaitable[Result]]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
 
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
-    `done` is told each statement's place and answer as it comes. Errors say which statement if they are `numbered`.
-    `ours` are the places of reads that the caller did not ask for.
+    `work` is done in the place of statements, within one statement's limits. `done` is told each statement's place and
+    answer as it comes. Errors say which statement if they are `numbered`. `ours` are the places of reads that the
+    caller did not ask for.
     """
 
     statements: Sequence[Statement]
@@ -69,9 +74,14 @@ class Call:
     catalog: bool = False
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
+    work: Work | None = None
     done: Callable[[int, Result], object] = lambda _place, _result: None
     numbered: bool = True
     ours: frozenset[int] = frozenset()
+
+    @property
+    def seconds(self) -> float:
+        return self.limits.timeout_s * max(1, len(self.statements))
 
     @property
     def commits(self) -> bool:
@@ -99,24 +109,20 @@ async def run_call(
     hangs); a commit and a reset get at least `grace_s` of their own. A session whose reset failed is closed.
     """
     results: list[Result] = []
-    deadline = anyio.current_time() + call.limits.timeout_s * len(call.statements) + grace_s
+    deadline = anyio.current_time() + call.seconds + grace_s
     connection.guard.begin(RECEIVE_FACTOR * call.limits.max_bytes + RECEIVE_SLACK)
     try:
         with anyio.CancelScope(deadline=deadline) as running:
             await _begin(connection, call, sealed=sealed)
             call.begun()
-            for statement in call.statements:
-                if results:
-                    await connection.execute(_limit(call.limits.timeout_s))
-                results.append(await _run_statement(connection, statement, call, catalog))
-                call.done(len(results) - 1, results[-1])
+            await _run_all(connection, call, catalog, results)
         if running.cancelled_caught:
             raise BrokenSession(_ended(call, grace_s))
         if call.commits:
             await _commit(connection, call.limits.timeout_s, deadline, grace_s)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError, AgentDBError) as error:
         if connection.guard.exceeded:
-            raise BrokenSession(_too_large()) from None
+            raise BrokenSession(error if isinstance(error, ResultTooLarge) else _too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
         if len(call.statements) > 1 and call.numbered:
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
@@ -178,6 +184,18 @@ async def _reset(connection: GuardedConnection, end: str, grace_s: float) -> boo
     return True
 
 
+async def _run_all(
+    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], results: list[Result]
+) -> None:
+    if call.work is not None:
+        results.append(await call.work(connection, catalog))
+    for statement in call.statements:
+        if results:
+            await connection.execute(_limit(call.limits.timeout_s))
+        results.append(await _run_statement(connection, statement, call, catalog))
+        call.done(len(results) - 1, results[-1])
+
+
 async def _run_statement(
     connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:
@@ -204,7 +222,7 @@ async def _run_statement(
 
 def _ended(call: Call, grace_s: float) -> StatementTimeout:
     return StatementTimeout(
-        f"The call did not end within {call.limits.timeout_s * len(call.statements) + grace_s:g} s and was terminated.",
+        f"The call did not end within {call.seconds + grace_s:g} s and was terminated.",
         hint="Make it smaller: add a WHERE or LIMIT, use an index, or split it.",
     )
 

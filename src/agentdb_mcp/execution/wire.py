@@ -8,7 +8,7 @@ own internal interface, hence the pin in pyproject.toml; tests/integration/test_
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -66,6 +66,66 @@ class _Answer:
             self.rows.append(
                 [text if text is None or not d else d(text) for text, d in zip(record, self._decoders, strict=True)]
             )
+
+
+async def describe(
+    connection: GuardedConnection, sql: str, catalog: dict[int, TypeInfo]
+) -> tuple[tuple[str, TypeInfo], ...]:
+    """The columns that a text gives, which Postgres reads alone and as one statement. Raises InvalidArgument."""
+    _check_text(sql)
+    statement = await _prepare(connection, sql)
+    if statement._get_parameters():
+        raise InvalidArgument("The query has parameters, and takes none.", hint="Write the values into the SQL.")
+    columns = [(column.name, column.type.oid) for column in statement._get_attributes()]
+    await _learn_types(connection, {oid for _, oid in columns}, catalog)
+    return tuple((name, catalog[oid]) for name, oid in columns)
+
+
+async def copy_out(connection: GuardedConnection, query: str, sink: Callable[[bytes], Awaitable[None]]) -> str:
+    """Pass a query's rows on as COPY text, at the sink's pace; the command tag.
+
+    The query must be one that `describe` has read in this session: see copying.py.
+    """
+    tag: bytes | str = await connection._protocol.copy_out(f"COPY ({query}\n) TO STDOUT", sink, None)
+    return tag if isinstance(tag, str) else tag.decode()
+
+
+async def copy_in(connection: GuardedConnection, sql: str, rows: AsyncIterator[bytes], end: Callable[[], None]) -> str:
+    """Take COPY text in, at Postgres's pace; the command tag.
+
+    The driver looks for an answer only once the rows have ended, so `end` is called as soon as there is one, or no
+    connection: it must end the rows.
+    """
+    connection.guard.heard = _Answered(end)
+    try:
+        tag: str = await connection._protocol.copy_in(sql, rows, None, None, None, None)
+    finally:
+        connection.guard.heard = None
+    return tag
+
+
+class _Answered:
+    """Reads message by message what comes during a COPY, until one answers it; what is told meanwhile does not."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+        self._rest = b""
+        self._skip = 0
+
+    def __call__(self, data: bytes) -> None:
+        if not data:
+            self._end()
+            return
+        data, at = self._rest + data, self._skip
+        while at + 5 <= len(data):
+            if data[at : at + 1] in _ANSWERS:
+                self._end()
+            at += 1 + int.from_bytes(data[at + 1 : at + 5], "big")
+        self._rest, self._skip = data[at:], max(0, at - len(data))
+
+
+# ErrorResponse, CommandComplete, ReadyForQuery.
+_ANSWERS = (b"E", b"C", b"Z")
 
 
 def speak_text(connection: asyncpg.Connection) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from agentdb_mcp.gate.classify import classify
 from agentdb_mcp.gate.decide import decide, decide_transaction
-from agentdb_mcp.gate.text import TextLimits
+from agentdb_mcp.gate.text import TextLimits, read_statement
 
-__all__ = ["TextLimits", "classify", "decide", "decide_transaction"]
+__all__ = ["TextLimits", "classify", "decide", "decide_transaction", "read_statement"]

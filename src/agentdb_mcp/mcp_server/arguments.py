@@ -47,8 +47,8 @@ def input_schema(model: type[Arguments], limits: LimitRules, *, with_database: b
     schema.setdefault("properties", {})
     for part in (schema, *schema.get("$defs", {}).values()):
         properties = part.get("properties", {})
-        if "sql" in properties:
-            properties["sql"]["maxLength"] = limits.max_sql_bytes
+        for text in properties.keys() & {"sql", "query"}:
+            properties[text]["maxLength"] = limits.max_sql_bytes
         if "max_rows" in properties:
             properties["max_rows"] = {
                 "type": "integer",

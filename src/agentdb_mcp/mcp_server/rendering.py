@@ -16,6 +16,7 @@ from typing import Any
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.models import BudgetReport, Result
+from agentdb_mcp.services import Copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,24 @@ def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
 def told(fields: dict[str, Any], text: str) -> Rendered:
     """Fields, and a text of ours in which what others wrote stands framed already."""
     return Rendered(fields, text)
+
+
+def copied(answer: Copied) -> Rendered:
+    """What a copy came to."""
+    fields, said = _remarks(answer.budget_note, [*answer.notes, *answer.remarks])
+    table = ".".join(answer.table)
+    fields |= {
+        "database": str(answer.scope),
+        "table": table,
+        "rows": answer.rows,
+        "bytes": answer.bytes,
+        "columns": [{"name": column.name, "type": column.type} for column in answer.columns],
+        "duration_ms": answer.duration_ms,
+    }
+    head = f"{answer.rows:,} rows copied into {table} of {answer.scope} ({answer.duration_ms:.0f} ms)"
+    lines = [line for line in said if line not in answer.remarks]
+    frame = [framed("\n".join(answer.remarks))] if answer.remarks else []
+    return Rendered(fields, "\n".join([head, *frame, *lines]))
 
 
 def budget(report: BudgetReport, allowed: list[str]) -> Rendered:

@@ -55,6 +55,7 @@ OBJECTS = answer(
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES, **_RESULT)
 RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns={"type": "array"})
 TOP_QUERIES = answer(queries=objects(query=STRING))
 HEALTH = answer(findings=objects(severity=STRING), figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(

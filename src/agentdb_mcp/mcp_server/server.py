@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from mcp.server.context import ServerRequestContext
@@ -27,11 +28,19 @@ from mcp_types import (
 from mcp_types import Tool as McpTool
 
 from agentdb_mcp import __version__
-from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, Internal, InvalidArgument
+from agentdb_mcp.errors import (
+    AgentDBError,
+    ConfigurationError,
+    DatabaseUnavailable,
+    Internal,
+    InvalidArgument,
+    NotAllowed,
+)
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.mcp_server import prompts, rendering, resources
 from agentdb_mcp.mcp_server.arguments import input_schema, parse
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations, Tool
+from agentdb_mcp.mcp_server.tools.base import Report
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
 from agentdb_mcp.services.origin import using_tool
@@ -64,7 +73,8 @@ def build_server(calls: Calls, limits: LimitRules, fixed_scope: Scope | None = N
 
     async def on_call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         with calls(context) as operations:
-            return await call_tool(operations, params.name, dict(params.arguments or {}), fixed_scope)
+            heard = replace(operations, report=_reporter(context))
+            return await call_tool(heard, params.name, dict(params.arguments or {}), fixed_scope)
         raise MCPError(REQUEST_CANCELLED, _WENT_AWAY)
 
     async def on_list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
@@ -106,7 +116,7 @@ def build_server(calls: Calls, limits: LimitRules, fixed_scope: Scope | None = N
 
 def list_tools(limits: LimitRules, fixed_scope: Scope | None = None) -> list[McpTool]:
     """What `tools/list` answers."""
-    return [_listed(tool, fixed_scope, limits) for tool in TOOLS]
+    return [_listed(tool, fixed_scope, limits) for tool in TOOLS if fixed_scope is None or not tool.needs_both]
 
 
 async def call_tool(
@@ -143,11 +153,25 @@ async def _call(
     tool: Tool, operations: Operations, given: dict[str, Any], fixed_scope: Scope | None
 ) -> rendering.Rendered:
     scope = fixed_scope or Scope.AGENT
-    if fixed_scope is None and "database" in given:
+    if tool.needs_both and fixed_scope is not None:
+        raise NotAllowed(
+            f"{tool.name} needs both databases, and this server serves {fixed_scope} alone.",
+            hint="Whoever set it up: connect to the server of both (/mcp, or `serve` without --scope).",
+        )
+    if fixed_scope is None and "database" in given and not tool.needs_both:
         scope = _scope(given.pop("database"))
     arguments = parse(tool.arguments, given)
     with using_tool(tool.name):
         return await tool.handler(operations, scope, arguments)
+
+
+def _reporter(context: ServerRequestContext[Any]) -> Report:
+    """Progress notifications, where the request has a token for them; else nothing."""
+
+    async def report(progress: int, message: str) -> None:
+        await context.session.report_progress(progress, message=message)
+
+    return report
 
 
 def _for_caller(error: AgentDBError) -> AgentDBError:
@@ -174,7 +198,7 @@ def _listed(tool: Tool, fixed_scope: Scope | None, limits: LimitRules) -> McpToo
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        input_schema=input_schema(tool.arguments, limits, with_database=fixed_scope is None),
+        input_schema=input_schema(tool.arguments, limits, with_database=fixed_scope is None and not tool.needs_both),
         output_schema=tool.output_schema,
         annotations=ToolAnnotations(
             read_only_hint=tool.read_only,

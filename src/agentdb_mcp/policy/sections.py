@@ -138,6 +138,8 @@ class LimitRules(Section):
 
     timeout_s: Seconds
     export_timeout_s: Seconds
+    copy_timeout_s: Seconds
+    copy_max_bytes: Positive
     max_rows: Positive
     max_bytes: Positive
     max_sql_bytes: Positive

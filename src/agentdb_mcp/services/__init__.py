@@ -4,6 +4,7 @@ from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
 from agentdb_mcp.services.checkpoints import Checkpoints
+from agentdb_mcp.services.copying import Copied, Copying
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.keys import Keys, KeysReport
@@ -28,6 +29,8 @@ __all__ = [
     "Budgets",
     "Checkpoints",
     "Clock",
+    "Copied",
+    "Copying",
     "Databases",
     "Health",
     "IssuedToken",

@@ -113,10 +113,18 @@ class Budgets:
         return found
 
     @asynccontextmanager
-    async def admit(self, user_id: str, database_id: str, wanted_s: float) -> AsyncIterator[Grant]:
-        """What the budget allows one call on the database; for the time of the block, others cannot spend the same."""
-        account = await self._account(user_id)
-        grant = await self._granted(account, database_id, int(wanted_s * 1_000_000))
+    async def admit(
+        self, user_id: str, database_id: str, wanted_s: float, *, patient: bool = True
+    ) -> AsyncIterator[Grant]:
+        """What the budget allows one call on the database; for the time of the block, others cannot spend the same.
+
+        Unless `patient`, it does not wait for others to leave some.
+        """
+        account, wanted_us = await self._account(user_id), int(wanted_s * 1_000_000)
+        if patient:
+            grant = await self._granted(account, database_id, wanted_us)
+        else:
+            grant = self._judge(account, database_id, wanted_us, others=True)
         ticket = next(self._tickets)
         if grant.us:
             account.running[ticket] = database_id, to_us(self._clock()) + grant.us + self._tail_us

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentdb_mcp.costs import Prices, cost_microcents
-from agentdb_mcp.errors import AgentDBError, InvalidArgument, NotAllowed
-from agentdb_mcp.execution import Pools
+from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, NotAllowed
+from agentdb_mcp.execution import Pools, Statement
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import Checkpoint, Kind, Quantities, Scope, Tenant
+from agentdb_mcp.models import AccessMode, Checkpoint, Kind, Quantities, Scope, Tenant
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.providers import Provider
+from agentdb_mcp.services import recording
+from agentdb_mcp.services.calls import Calls
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.metering import Clock, iso
-from agentdb_mcp.services.other_calls import OtherCalls
 from agentdb_mcp.services.provisioning import Provisioning
+from agentdb_mcp.services.recording import recorded
 from agentdb_mcp.services.spending import Spending
 from agentdb_mcp.store import AuditStore, Claim, DatabaseRow
 
@@ -66,7 +69,7 @@ class Checkpoints:
     """For databases that a provider of ours made. Raises NotAllowed for others."""
 
     policy: Policy
-    calls: OtherCalls
+    calls: Calls
     databases: Databases
     provisioning: Provisioning
     spending: Spending
@@ -76,17 +79,17 @@ class Checkpoints:
 
     async def overview(self, tenant: Tenant, scope: Scope) -> Overview:
         """Whatever the budget says; wakes no compute but of a database whose size is not known."""
-        with self.calls.counted(tenant, scope, "list_checkpoints", Kind.READ):
+        with self._counted(tenant, scope, "list_checkpoints", Kind.READ):
             database, row, provider = await self._reach(tenant, scope)
             return await self._overview(database, row, provider)
 
     async def create(self, tenant: Tenant, scope: Scope, name: str | None) -> tuple[Kept, Overview]:
         """Keep the data as it is now. Raises NotAllowed, InvalidArgument, BudgetExceeded, ProvisioningFailed."""
-        with self.calls.counted(tenant, scope, "create_checkpoint", Kind.SERVER):
+        with self._counted(tenant, scope, "create_checkpoint", Kind.SERVER):
             self._check_enabled()
             database, row, provider = await self._reach(tenant, scope)
             name = name or f"checkpoint {iso(self.clock())}"
-            async with self.calls.allowed_to_write(database):
+            async with self._allowed_to_write(database):
                 await self._check_size(database, provider)
                 made = await self.provisioning.alone(row, lambda claim, at: self._make(claim, at, name))
             await self._changed(tenant, database)
@@ -94,7 +97,7 @@ class Checkpoints:
 
     async def look_before_restore(self, tenant: Tenant, scope: Scope, wanted: str) -> Loss:
         """What restoring this checkpoint, by its id or name, would take away; changes nothing."""
-        with self.calls.counted(tenant, scope, "restore_checkpoint", Kind.READ):
+        with self._counted(tenant, scope, "restore_checkpoint", Kind.READ):
             database, row, provider = await self._reach(tenant, scope)
             found = _named(await provider.checkpoints(row.project_id or ""), wanted)
             now = self.clock()
@@ -104,10 +107,10 @@ class Checkpoints:
 
     async def restore(self, tenant: Tenant, scope: Scope, wanted: str) -> Kept:
         """Put back what the checkpoint kept; sessions end. What came after it is lost."""
-        with self.calls.counted(tenant, scope, "restore_checkpoint", Kind.SERVER):
+        with self._counted(tenant, scope, "restore_checkpoint", Kind.SERVER):
             self._check_enabled()
             database, row, provider = await self._reach(tenant, scope)
-            async with self.calls.allowed_to_write(database):
+            async with self._allowed_to_write(database):
                 try:
                     found = await self.provisioning.alone(row, lambda claim, at: self._put_back(claim, at, wanted))
                 finally:
@@ -117,7 +120,7 @@ class Checkpoints:
 
     async def delete(self, tenant: Tenant, scope: Scope, wanted: str) -> Checkpoint:
         """Forget one checkpoint, whatever the budget says: it makes the database cheaper."""
-        with self.calls.counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
+        with self._counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
             database, row, _ = await self._reach(tenant, scope)
             dropped = await self.provisioning.alone(row, lambda claim, at: self._drop(claim, at, wanted))
             await self._changed(tenant, database)
@@ -182,6 +185,7 @@ class Checkpoints:
     async def _reach(self, tenant: Tenant, scope: Scope) -> tuple[OpenDatabase, DatabaseRow, Provider]:
         database = await self.databases.open(tenant, scope)
         provider = self.provisioning.provider
+        recording.reached(database.row_id)
         row = await self.databases.row_of(database)
         if row is None or row.project_id is None or database.payer is None or provider is None:
             raise NotAllowed(
@@ -189,6 +193,21 @@ class Checkpoints:
                 hint="Use the backups of whoever runs it.",
             )
         return database, row, provider
+
+    @contextmanager
+    def _counted(self, tenant: Tenant, scope: Scope, what: str, kind: Kind) -> Iterator[None]:
+        """Written down and counted like a call that runs statements. Raises RateLimited."""
+        with recorded(self.calls.recorder, tenant, scope, [Statement(what)], kind), self.calls.one(tenant):
+            yield
+
+    @asynccontextmanager
+    async def _allowed_to_write(self, database: OpenDatabase) -> AsyncIterator[None]:
+        if AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode):
+            raise NotAllowed("This is not possible: access is read-only.")
+        async with self.calls.allowance(database, self.policy.limits.timeout_s) as allowance:
+            if allowance.reclaim_only or not self.calls.may_write(database, allowance.state):
+                raise BudgetExceeded("This is not possible: the budget is used up.", hint=allowance.until or None)
+            yield
 
     def _check_enabled(self) -> None:
         if not self.policy.checkpoints.enabled:

@@ -128,7 +128,7 @@ class Health:
         """Look at these parts of the database. What may not be read is told in the report. Raises AgentDBError."""
         wanted = [each for each in HEALTH_TYPES if each in set(types)]
         seen = await self._look(tenant, scope, wanted)
-        mode, payer = await self.queries.terms(tenant, scope)
+        mode, payer = await self.queries.calls.terms(tenant, scope)
         cents = self._cents() if payer else None
         findings = self._judge(wanted, seen, cents)
         figures = _figures(wanted, seen, cents)

@@ -35,7 +35,7 @@ MAX_OBJECT_LENGTH = 191
 
 
 @dataclass(slots=True)
-class _Call:
+class Entry:
     """What is learnt of a call while it goes on."""
 
     kinds: set[str] = field(default_factory=set)
@@ -44,7 +44,7 @@ class _Call:
     rows: int | None = None
 
 
-_CALL: ContextVar[_Call | None] = ContextVar("agentdb_call", default=None)
+_CALL: ContextVar[Entry | None] = ContextVar("agentdb_call", default=None)
 
 
 def found(facts: StatementFacts) -> StatementFacts:
@@ -76,12 +76,12 @@ class Recorder:
     key: bytes = b""
 
     @contextmanager
-    def call(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], *kinds: str) -> Iterator[None]:
+    def call(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], *kinds: str) -> Iterator[Entry]:
         """For the time of one call; `kinds` are those of statements that the gate does not see."""
-        call, at, started = _Call(set(kinds)), self.audit.clock(), time.perf_counter()
+        call, at, started = Entry(set(kinds)), self.audit.clock(), time.perf_counter()
         token, error = _CALL.set(call), None
         try:
-            yield
+            yield call
         except BaseException as caught:
             error = caught
             raise
@@ -96,7 +96,7 @@ class Recorder:
         tenant: Tenant,
         scope: Scope,
         statements: Sequence[Statement],
-        call: _Call,
+        call: Entry,
         at: datetime,
         started: float,
         error: BaseException | None,
@@ -133,13 +133,23 @@ class Recorder:
 @contextmanager
 def recorded(
     recorder: Recorder | None, tenant: Tenant, scope: Scope, statements: Sequence[Statement], *kinds: str
-) -> Iterator[None]:
+) -> Iterator[Entry | None]:
     """A call that is written down where there is a recorder."""
     if recorder is None:
-        yield
+        yield None
         return
-    with recorder.call(tenant, scope, statements, *kinds):
+    with recorder.call(tenant, scope, statements, *kinds) as entry:
+        yield entry
+
+
+@contextmanager
+def noted_in(entry: Entry | None) -> Iterator[None]:
+    """What is learnt in the block belongs to this entry, of several that are open."""
+    token = _CALL.set(entry)
+    try:
         yield
+    finally:
+        _CALL.reset(token)
 
 
 def _count(entry: AuditEntry) -> None:

@@ -71,9 +71,14 @@ class Spending:
     pausing: Pausing
 
     @asynccontextmanager
-    async def admit(self, payer: str, database_id: str, wanted_s: float) -> AsyncIterator[Allowance]:
-        """For the time of the block, nobody else of the same payer's spends what this call may."""
-        async with self.budgets.admit(payer, database_id, wanted_s) as grant:
+    async def admit(
+        self, payer: str, database_id: str, wanted_s: float, *, patient: bool = True
+    ) -> AsyncIterator[Allowance]:
+        """For the time of the block, nobody else of the same payer's spends what this call may.
+
+        Waits for what others hold that is about to be free; a call that holds some already must not be `patient`.
+        """
+        async with self.budgets.admit(payer, database_id, wanted_s, patient=patient) as grant:
             if grant.state is not BudgetState.PAUSED and self.budgets.is_paused(payer, database_id):
                 await self.pausing.settle(payer)
             bill = await self.budgets.bill(payer)

@@ -47,6 +47,11 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"schema_name": "public", "object_name": "nobody"},
         "sql_error",
     ),
+    "copy_rows": (
+        {"from_database": "global", "query": "SELECT 1 AS id, 'ada' AS name", "to_table": "people", "mode": "replace"},
+        {"from_database": "global", "query": "SELECT nothing FROM nobody", "to_table": "people"},
+        "sql_error",
+    ),
     "try_migration": (
         {"statements": [{"sql": "ALTER TABLE people ADD COLUMN age int"}]},
         {"statements": []},
@@ -68,21 +73,27 @@ def modules(request: pytest.FixtureRequest) -> Path:
     return packages(CLIENTS, must=request.config.getoption("markexpr") == "long")
 
 
-def given(sdk: str, **more: Any) -> Json:
-    calls = [[name, arguments] for name, (right, wrong, _) in CALLS.items() for arguments in (right, wrong)]
+def calls_at(path: str) -> dict[str, tuple[Json, Json, str]]:
+    """A server of one database copies nothing to the other."""
+    return {name: call for name, call in CALLS.items() if path == "/mcp" or name != "copy_rows"}
+
+
+def given(sdk: str, path: str, **more: Any) -> Json:
+    calls = [[name, arguments] for name, (right, wrong, _) in calls_at(path).items() for arguments in (right, wrong)]
     return {"sdk": sdk, "calls": [*calls, ["no_such_tool", {}]]} | more
 
 
-def check(seen: Json) -> None:
+def check(seen: Json, path: str) -> None:
     """Every tool was there, and answered as it should."""
     assert seen["server"] == "agentdb-mcp"
     assert seen["problems"] == []
     tools = {tool["name"]: tool for tool in seen["tools"]}
-    assert set(tools) == set(CALLS), "every tool is called here"
+    calls = calls_at(path)
+    assert set(tools) == set(calls), "every tool is called here"
     *answers, unknown = seen["answers"]
     assert unknown["code"] == -32602
     assert "no_such_tool" in unknown["thrown"]
-    for number, (name, (_, _, code)) in enumerate(CALLS.items()):
+    for number, (name, (_, _, code)) in enumerate(calls.items()):
         right, wrong = answers[2 * number : 2 * number + 2]
         assert not right.get("isError"), (name, right)
         assert wrong["isError"], (name, wrong)
@@ -92,7 +103,7 @@ def check(seen: Json) -> None:
         error = wrong["structuredContent"]["error"]
         assert error["code"] == code
         assert error["message"].rstrip(".") in wrong["content"][0]["text"]
-    names = answers[2 * list(CALLS).index("execute_sql")]
+    names = answers[2 * list(calls).index("execute_sql")]
     assert names["structuredContent"]["rows"] == [["ada"]]
     assert "ada" in names["content"][0]["text"]
 
@@ -126,8 +137,8 @@ async def works_over_http(
 ) -> None:
     server = await shared(way)
     http = {"url": server.url + path, "token": holder.token}
-    seen = await run_script(CLIENTS / "client.mjs", modules, given(sdk, http=http, mode=mode))
-    check(seen)
+    seen = await run_script(CLIENTS / "client.mjs", modules, given(sdk, path, http=http, mode=mode))
+    check(seen, path)
     assert seen["protocol"] == (PROTOCOLS[sdk] if mode is None else MODERN)
     keeps_session = way in SESSIONS and mode is None
     assert (seen["session"] is not None) == keeps_session
@@ -146,4 +157,4 @@ async def test_every_client_works_over_stdio(
 ) -> None:
     environ = tenant("stdio-user", "stdio-workspace") | {"PATH": os.environ["PATH"]}
     stdio = {"command": sys.executable, "args": ["-m", "agentdb_mcp", "serve"], "env": environ}
-    check(await run_script(CLIENTS / "client.mjs", modules, given(sdk, stdio=stdio, mode=mode)))
+    check(await run_script(CLIENTS / "client.mjs", modules, given(sdk, "/mcp", stdio=stdio, mode=mode)), "/mcp")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentdb_mcp.mcp_server.tools import budget, checkpoints, health, objects, schema, sql, trials
+from agentdb_mcp.mcp_server.tools import budget, checkpoints, copying, health, objects, schema, sql, trials
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
@@ -11,6 +11,7 @@ TOOLS = (
     *schema.TOOLS,
     *objects.TOOLS,
     *sql.TOOLS,
+    *copying.TOOLS,
     *trials.TOOLS,
     *checkpoints.TOOLS,
     *health.TOOLS,

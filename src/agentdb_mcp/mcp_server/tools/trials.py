@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.mcp_server import rendering, schemas
-from agentdb_mcp.mcp_server.arguments import Arguments, JsonValue
+from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
@@ -26,7 +26,7 @@ MOST_CHANGES, MOST_TEXT = 100, 300
 
 class TriedStatement(Arguments):
     sql: str = Field(min_length=1, description="One SQL statement.")
-    params: list[JsonValue] = Field(default=[], max_length=1000, description="As in execute_sql.")
+    params: list[Any] = Field(default=[], max_length=1000, description="As in execute_sql.")
 
 
 class TryMigration(Arguments):
