@@ -197,7 +197,7 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("try_migration", {}, "statements"),
         ("try_migration", {"statements": [{"sql": ""}]}, "sql"),
         ("try_migration", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
-        ("create_checkpoint", {"name": ""}, "name"),
+        ("create_checkpoint", {"name": 7}, "name"),
         ("create_checkpoint", {"name": "two\nlines"}, "name"),
         ("create_checkpoint", {"name": "x" * 64}, "name"),
         ("list_checkpoints", {"name": "x"}, "name"),

@@ -82,7 +82,7 @@ async def test_what_was_written_after_a_checkpoint_is_gone_after_its_restore(
 async def test_a_running_statement_ends_with_a_restore_and_other_processes_go_on(
     application: Application, checkpoints: Checkpoints, environ: dict[str, str], tenant: Tenant
 ) -> None:
-    made, _ = await checkpoints.create(tenant, OURS, None)
+    made, _ = await checkpoints.create(tenant, OURS)
     async with open_application(load_settings(environ)) as other:
         assert await run(other, tenant, "SELECT text FROM note") == [["before"]]
         await run(application, tenant, "UPDATE note SET text = 'after'")
@@ -201,7 +201,7 @@ async def test_what_policy_forbids_is_refused_in_words(
         async with open_application(load_settings(environ | {"AGENTDB_POLICY": str(policy)})) as application:
             checkpoints = application.managed().checkpoints
             with pytest.raises(NotAllowed, match=message):
-                await checkpoints.create(tenant, OURS, None)
+                await checkpoints.create(tenant, OURS)
             assert (await checkpoints.overview(tenant, OURS)).kept == ()
 
 
@@ -212,10 +212,10 @@ async def test_a_whole_copy_of_a_large_database_is_refused(
     policy.write_text('name = "small"\n[checkpoints]\nmax_copy_bytes = 1000\n')
     async with open_application(load_settings(environ | {"AGENTDB_POLICY": str(policy)})) as application:
         if "NEON_API_KEY" in environ:
-            await application.managed().checkpoints.create(tenant, OURS, None)
+            await application.managed().checkpoints.create(tenant, OURS)
             return
         with pytest.raises(NotAllowed, match="1,000"):
-            await application.managed().checkpoints.create(tenant, OURS, None)
+            await application.managed().checkpoints.create(tenant, OURS)
 
 
 async def test_a_database_that_was_brought_has_none(environ: dict[str, str], postgres: EmbeddedPostgres) -> None:
@@ -231,7 +231,7 @@ async def test_the_sealed_role_is_as_sealed_as_before_after_a_restore(
     application: Application, checkpoints: Checkpoints, stack: LocalStack, tenant: Tenant
 ) -> None:
     """An owner that could log in would give itself a password and walk around us."""
-    made, _ = await checkpoints.create(tenant, OURS, None)
+    made, _ = await checkpoints.create(tenant, OURS)
     await checkpoints.restore(tenant, OURS, made.checkpoint.id)
     database, role = (await run(application, tenant, "SELECT current_database(), current_user"))[0]
     for attack in ("PASSWORD ''known''", "LOGIN", "CONNECTION LIMIT -1", "CREATEROLE", "SUPERUSER"):
@@ -260,7 +260,7 @@ async def test_the_sealed_role_is_as_sealed_as_before_after_a_restore(
 
 
 async def test_the_audit_log_has_every_call(application: Application, checkpoints: Checkpoints, tenant: Tenant) -> None:
-    made, _ = await checkpoints.create(tenant, OURS, None)
+    made, _ = await checkpoints.create(tenant, OURS)
     await checkpoints.overview(tenant, OURS)
     await checkpoints.restore(tenant, OURS, made.checkpoint.id)
     audit = application.managed().audit

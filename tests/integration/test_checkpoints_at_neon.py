@@ -123,7 +123,7 @@ async def test_neons_limit_of_snapshots_is_a_clear_error(
     fault = {"method": "POST", "path": "/projects/*/branches/*/snapshot", "times": 1, "effect": False, "status": 422}
     (await faults.post("/faults", json=fault)).raise_for_status()
     with pytest.raises(ProvisioningFailed, match="limit of projects or snapshots") as refused:
-        await application.managed().checkpoints.create(tenant, OURS, None)
+        await application.managed().checkpoints.create(tenant, OURS)
     assert not refused.value.retryable
 
 
@@ -133,7 +133,7 @@ async def test_what_snapshots_hold_comes_with_neons_consumption(
     """As history, which is what Neon's price for them is nearest to."""
     checkpoints, provider = application.managed().checkpoints, application.managed().provider
     assert provider is not None
-    made, _ = await checkpoints.create(tenant, OURS, None)
+    made, _ = await checkpoints.create(tenant, OURS)
     row = await application.managed().lifecycle.database(OURS, tenant.workspace_id or "")
     assert row is not None
     async with httpx.AsyncClient(base_url=stack.emulator.control_url or "") as control:

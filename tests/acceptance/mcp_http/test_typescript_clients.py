@@ -58,7 +58,7 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         "invalid_argument",
     ),
     # In this order: what one makes, the last one deletes.
-    "create_checkpoint": ({"name": "kept"}, {"name": ""}, "invalid_argument"),
+    "create_checkpoint": ({"name": "kept"}, {"name": "x" * 64}, "invalid_argument"),
     "list_checkpoints": ({}, {"surprise": 1}, "invalid_argument"),
     "restore_checkpoint": ({"checkpoint": "kept", "confirm": True}, {"checkpoint": "lost"}, "invalid_argument"),
     "delete_checkpoint": ({"checkpoint": "kept"}, {"checkpoint": "lost"}, "invalid_argument"),

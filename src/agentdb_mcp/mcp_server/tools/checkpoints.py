@@ -20,9 +20,7 @@ Wanted = Annotated[str, Field(min_length=1, max_length=100, description="Its id,
 
 
 class CreateCheckpoint(Arguments):
-    name: str | None = Field(
-        default=None, min_length=1, max_length=63, pattern=r"^[^\x00-\x1f\x7f]+$", description="To know it by."
-    )
+    name: str = Field(default="", max_length=63, pattern=r"^[^\x00-\x1f\x7f]*$", description="To know it by.")
 
 
 class ListCheckpoints(Arguments):
