@@ -84,7 +84,10 @@ class Checkpoints:
             return await self._overview(database, row, provider)
 
     async def create(self, tenant: Tenant, scope: Scope, name: str = "") -> tuple[Kept, Overview]:
-        """Keep the data as it is now, under a name that tells the time if none is given. Raises NotAllowed, InvalidArgument, BudgetExceeded, ProvisioningFailed."""
+        """Keep the data as it is now, under a name that tells the time if none is given.
+
+        Raises NotAllowed, InvalidArgument, BudgetExceeded, ProvisioningFailed.
+        """
         with self._counted(tenant, scope, "create_checkpoint", Kind.SERVER):
             self._check_enabled()
             database, row, provider = await self._reach(tenant, scope)
