@@ -19,6 +19,7 @@ from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy, load_policy
 from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider
 from agentdb_mcp.services import (
+    Analysis,
     Audit,
     Budgets,
     Checkpoints,
@@ -116,9 +117,9 @@ class Application:
 
         usage = self.with_control.usage if self.with_control else None
         checkpoints = self.with_control.checkpoints if self.with_control else None
-        health = Health(self.queries, self.policy, usage)
+        health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
         copying = Copying(self.queries.calls)
-        return Operations(tenant, self.queries, usage, self.policy, health, copying, checkpoints=checkpoints)
+        return Operations(tenant, self.queries, usage, self.policy, health, analysis, copying, checkpoints=checkpoints)
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""

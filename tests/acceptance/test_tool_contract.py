@@ -20,6 +20,9 @@ READERS = {
     "analyze_db_health",
     "list_checkpoints",
     "get_budget",
+    "explain_query",
+    "analyze_query_indexes",
+    "analyze_workload_indexes",
 }
 WRITERS = {"execute_sql", "execute_transaction", "copy_rows", "restore_checkpoint", "delete_checkpoint"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
@@ -36,6 +39,9 @@ ARGUMENTS = {
     "list_checkpoints": {"database"},
     "restore_checkpoint": {"database", "checkpoint", "confirm"},
     "delete_checkpoint": {"database", "checkpoint"},
+    "explain_query": {"database", "sql", "params", "analyze", "hypothetical_indexes"},
+    "analyze_query_indexes": {"database", "queries", "max_index_size_mb", "method"},
+    "analyze_workload_indexes": {"database", "max_index_size_mb", "method"},
     "get_top_queries": {"database", "sort_by", "limit"},
     "analyze_db_health": {"database", "health_type"},
 }
@@ -105,6 +111,9 @@ async def test_required_arguments_are_those_without_which_a_call_has_no_meaning(
     assert required["execute_transaction"] == {"statements"}
     assert required["copy_rows"] == {"from_database", "query", "to_table"}
     assert required["list_schemas"] == set()
+    assert required["explain_query"] == {"sql"}
+    assert required["analyze_query_indexes"] == {"queries"}
+    assert required["analyze_workload_indexes"] == set()
     assert "object_name" in required["get_object_details"]
 
 
@@ -140,6 +149,9 @@ async def test_every_argument_is_described(agent: Serve) -> None:
         ("copy_rows", "to_table", {"minLength", "maxLength"}),
         ("execute_sql", "max_rows", {"minimum", "maximum"}),
         ("execute_transaction", "statements", {"minItems", "maxItems"}),
+        ("explain_query", "sql", {"minLength", "maxLength"}),
+        ("explain_query", "hypothetical_indexes", {"maxItems"}),
+        ("analyze_query_indexes", "queries", {"minItems", "maxItems"}),
     ],
 )
 async def test_an_argument_tells_its_bounds(agent: Serve, name: str, argument: str, bounds: set[str]) -> None:
@@ -222,6 +234,18 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
         ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),
+        ("explain_query", {}, "sql"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t"}]}, "columns"),
+        ("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": []}]}, "columns"),
+        (
+            "explain_query",
+            {"sql": "SELECT 1", "hypothetical_indexes": [{"table": "t", "columns": ["a"], "using": "magic"}]},
+            "using",
+        ),
+        ("analyze_query_indexes", {"queries": []}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"] * 11}, "queries"),
+        ("analyze_query_indexes", {"queries": ["SELECT 1"], "max_index_size_mb": 0}, "max_index_size_mb"),
+        ("analyze_workload_indexes", {"method": "llm"}, "method"),
     ],
 )
 async def test_wrong_arguments_are_an_invalid_argument_that_names_them(

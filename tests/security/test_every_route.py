@@ -355,6 +355,9 @@ ARGUMENTS = {
     "get_top_queries": {"sort_by": "total_time"},
     "analyze_db_health": {"health_type": "all"},
     "get_budget": {},
+    "explain_query": {"sql": HARM},
+    "analyze_query_indexes": {"queries": [HARM]},
+    "analyze_workload_indexes": {},
 }
 
 

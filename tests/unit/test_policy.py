@@ -35,6 +35,7 @@ def test_the_shipped_policy_holds_what_the_documents_promise() -> None:
     assert policy.limits.for_call() == Limits(timeout_s=15, max_rows=1000, max_bytes=1_000_000)
     assert (policy.limits.pool_size, policy.limits.max_connections) == (4, 100)
     assert policy.access.mode is AccessMode.UNRESTRICTED
+    assert policy.analysis.build_max_bytes == 64 * 1024 * 1024
 
 
 def test_prices_are_exact_and_dated() -> None:

@@ -62,9 +62,10 @@ class Call:
 
     `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
-    `work` is done in the place of statements, within one statement's limits. `done` is told each statement's place and
-    answer as it comes. Errors say which statement if they are `numbered`. `ours` are the places of reads that the
-    caller did not ask for.
+    `work` is done in the place of statements, within one statement's limits.
+    `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
+    `ours` has statements that its caller did not count. `done` is told each statement's place and answer as it comes;
+    `unasked` are the places of reads that are no part of the answer.
     """
 
     statements: Sequence[Statement]
@@ -75,9 +76,10 @@ class Call:
     begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
     work: Work | None = None
+    undo: str = ""
+    ours: bool = False
     done: Callable[[int, Result], object] = lambda _place, _result: None
-    numbered: bool = True
-    ours: frozenset[int] = frozenset()
+    unasked: frozenset[int] = frozenset()
 
     @property
     def seconds(self) -> float:
@@ -124,12 +126,12 @@ async def run_call(
         if connection.guard.exceeded:
             raise BrokenSession(error if isinstance(error, ResultTooLarge) else _too_large()) from None
         ours = error if isinstance(error, AgentDBError) else statement_error(error)
-        if len(call.statements) > 1 and call.numbered:
+        if len(call.statements) > 1 and not call.ours:
             ours.message = f"Statement {len(results) + 1} of {len(call.statements)}: {ours.message}"
-        if not await _reset(connection, "ROLLBACK; ", grace_s):
+        if not await _reset(connection, "ROLLBACK; " + call.undo, grace_s):
             raise BrokenSession(ours) from None
         raise ours from None
-    if not await _reset(connection, "" if call.commits else "ROLLBACK; ", grace_s):
+    if not await _reset(connection, ("" if call.commits else "ROLLBACK; ") + call.undo, grace_s):
         connection.terminate()  # what the call did is done: this costs the session, not the answer
     return results
 

@@ -110,6 +110,12 @@ def as_objects(answer: Result) -> list[dict[str, Any]]:
     return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in answer.rows]
 
 
+def remarked(fields: dict[str, Any], text: str, budget_note: str | None, notes: Sequence[str]) -> Rendered:
+    """An answer with what else there is to say; the text is framed already where it has to be."""
+    remarks, said = _remarks(budget_note, notes)
+    return Rendered(fields | remarks, "\n".join([text, *said]))
+
+
 def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
     remarks, said = _remarks(None, notes)
     return Rendered(fields | remarks, "\n".join([framed(compact(fields)), *said]))

@@ -5,9 +5,18 @@ A file states what differs from the shipped `default.toml`; everything else is t
 
 from agentdb_mcp.policy.files import default_path, load_policy
 from agentdb_mcp.policy.rules import Policy
-from agentdb_mcp.policy.sections import LimitRules, PriceBook, SimRules, StateRules, UnknownRule, to_microcents
+from agentdb_mcp.policy.sections import (
+    AnalysisRules,
+    LimitRules,
+    PriceBook,
+    SimRules,
+    StateRules,
+    UnknownRule,
+    to_microcents,
+)
 
 __all__ = [
+    "AnalysisRules",
     "LimitRules",
     "Policy",
     "PriceBook",

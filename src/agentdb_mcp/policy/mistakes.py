@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from agentdb_mcp.models import AccessMode
 from agentdb_mcp.policy.sections import (
     Access,
+    AnalysisRules,
     BudgetThresholds,
     ComputeRules,
     Extensions,
@@ -33,6 +34,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "compute": ComputeRules,
     "metering": Metering,
     "limits": LimitRules,
+    "analysis": AnalysisRules,
     "access": Access,
     "extensions": Extensions,
     "sim": SimRules,

@@ -12,6 +12,7 @@ from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.policy.mistakes import explain, unknown
 from agentdb_mcp.policy.sections import (
     Access,
+    AnalysisRules,
     AuditRules,
     BudgetThresholds,
     Cents,
@@ -45,6 +46,7 @@ class Policy(Section):
     metering: Metering
     audit: AuditRules
     limits: LimitRules
+    analysis: AnalysisRules
     access: Access
     checkpoints: CheckpointRules
     sim: SimRules

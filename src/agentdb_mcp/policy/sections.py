@@ -133,6 +133,18 @@ class AuditRules(Section):
     keep_days: Annotated[int, Field(ge=1, le=36_500)]
 
 
+class AnalysisRules(Section):
+    """Advice on plans and indexes: how long one may take, how much it may try, and on how large tables.
+
+    Indexes are built, and rolled back, where hypopg is not installed and the table has at most `build_max_bytes`.
+    """
+
+    timeout_s: Seconds
+    max_trials: Positive
+    workload_queries: Annotated[int, Field(ge=1, le=100)]
+    build_max_bytes: Annotated[int, Field(ge=0)]
+
+
 class LimitRules(Section):
     """What one call, one text and one database's connections may use."""
 

@@ -1,5 +1,6 @@
 """What the edges call: each service says what it does in the product's words and knows no protocol."""
 
+from agentdb_mcp.services.analysis import Analysis
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
@@ -10,6 +11,7 @@ from agentdb_mcp.services.health import Health
 from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.migration_trials import MigrationTrial, MigrationTrials
 from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.pausing import Pausing
 from agentdb_mcp.services.provisioning import Provisioning
@@ -18,11 +20,11 @@ from agentdb_mcp.services.reconcile import Reconcile
 from agentdb_mcp.services.sync import Sync, Synced
 from agentdb_mcp.services.tiers import Tiers
 from agentdb_mcp.services.tokens import IssuedToken, TokenIdentity, Tokens
-from agentdb_mcp.services.trials import Trial, Trials
 from agentdb_mcp.services.usage import Usage
 from agentdb_mcp.services.variables import Variables
 
 __all__ = [
+    "Analysis",
     "Answer",
     "Audit",
     "Browse",
@@ -38,6 +40,8 @@ __all__ = [
     "KeysReport",
     "Lifecycle",
     "Metering",
+    "MigrationTrial",
+    "MigrationTrials",
     "OpenDatabase",
     "Owners",
     "Pausing",
@@ -49,8 +53,6 @@ __all__ = [
     "Tiers",
     "TokenIdentity",
     "Tokens",
-    "Trial",
-    "Trials",
     "Usage",
     "Variables",
     "utc_now",

@@ -171,7 +171,7 @@ class Calls:
         except DatabaseUnavailable:
             self.databases.forget(tenant, database.scope)
             raise
-        recording.gave([result for place, result in enumerate(results) if place not in call.ours])
+        recording.gave([result for place, result in enumerate(results) if place not in call.unasked])
         return results
 
     async def size(self, database: OpenDatabase, slot: Slot | None = None) -> int:
@@ -197,7 +197,11 @@ def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:
     return StatementRefused(message, hint=decision.hint)
 
 
-def waking_notes(results: list[Result]) -> tuple[str, ...]:
+def waking_notes(results: Sequence[Result]) -> tuple[str, ...]:
     """What a caller is told when it waited for a sleeping compute."""
-    opening = sum(result.opening_s for result in results)
-    return (f"The database was asleep; waking it took {opening:.1f} s.",) if opening >= WAKING_S else ()
+    return waking_note(sum(result.opening_s for result in results))
+
+
+def waking_note(opening_s: float) -> tuple[str, ...]:
+    """The same by the seconds that connections took to open."""
+    return (f"The database was asleep; waking it took {opening_s:.1f} s.",) if opening_s >= WAKING_S else ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from agentdb_mcp.errors import (
@@ -23,8 +25,9 @@ from agentdb_mcp.models import (
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.calls import Calls, waking_notes
 from agentdb_mcp.services.databases import Databases, OpenDatabase
+from agentdb_mcp.services.look import Look
 from agentdb_mcp.services.recording import Recorder, recorded
-from agentdb_mcp.services.spending import Spending
+from agentdb_mcp.services.spending import Allowance, Spending
 
 __all__ = ["Answer", "Queries", "waking_notes"]
 
@@ -126,6 +129,30 @@ class Queries:
                 limits = replace(limits, timeout_s=min(limits.timeout_s, allowance.seconds))
                 await self.calls.run(tenant, database, Call([statement], limits, read_only=True, sink=sink))
 
+    @asynccontextmanager
+    async def look(
+        self, tenant: Tenant, scope: Scope, statements: Sequence[Statement], seconds: float
+    ) -> AsyncIterator[Look]:
+        """One call, of so many seconds in all, that may run many transactions; none is kept. Raises AgentDBError.
+
+        `statements` are what the caller asked about, for the audit log: each text that runs is judged by itself.
+        """
+        with recorded(self._recorder, tenant, scope, statements), self.calls.one(tenant):
+            database = await self._databases.open(tenant, scope)
+            async with self.calls.allowance(database, seconds) as allowance:
+                _refuse_paused(allowance)
+
+                async def judge(sql: str) -> StatementFacts:
+                    facts = await self.calls.classify(sql)
+                    self.calls.decide([facts], database, allowance, transaction=False)
+                    return facts
+
+                async def run(call: Call) -> list[Result]:
+                    return await self.calls.run(tenant, database, call)
+
+                limits, ends = self.calls.limits(), time.monotonic() + min(seconds, allowance.seconds)
+                yield Look(judge, limits, ends, allowance.note, run)
+
     async def catalog(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> list[Result]:
         """Run our own catalog reads as the agent; no gate, no budget state refuses them but `paused`."""
         with recorded(self._recorder, tenant, scope, statements, Kind.READ), self.calls.one(tenant):
@@ -135,8 +162,7 @@ class Queries:
         database = await self._databases.open(tenant, scope)
         limits = replace(self.calls.limits(None), max_rows=5000)
         async with self.calls.allowance(database, limits.timeout_s * len(statements)) as allowance:
-            if allowance.state is BudgetState.PAUSED:
-                raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)
+            _refuse_paused(allowance)
             call = Call(statements, allowance.shortened(limits, len(statements)), catalog=True)
             return await self.calls.run(tenant, database, call)
 
@@ -159,3 +185,8 @@ class Queries:
             await self._pools.install_extension(database.target, facts[0].objects[0])
             return [Result((), [], truncated=False, command_tag="CREATE EXTENSION", duration_ms=0.0)]
         raise error
+
+
+def _refuse_paused(allowance: Allowance) -> None:
+    if allowance.state is BudgetState.PAUSED:
+        raise BudgetExceeded("The databases are paused: the budget is used up.", hint=allowance.until)

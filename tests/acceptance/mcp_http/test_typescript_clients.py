@@ -62,6 +62,13 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
     "list_checkpoints": ({}, {"surprise": 1}, "invalid_argument"),
     "restore_checkpoint": ({"checkpoint": "kept", "confirm": True}, {"checkpoint": "lost"}, "invalid_argument"),
     "delete_checkpoint": ({"checkpoint": "kept"}, {"checkpoint": "lost"}, "invalid_argument"),
+    "explain_query": (
+        {"sql": "SELECT name FROM people WHERE id = 1"},
+        {"sql": "SELECT nothing FROM people"},
+        "sql_error",
+    ),
+    "analyze_query_indexes": ({"queries": ["SELECT name FROM people"]}, {"queries": []}, "invalid_argument"),
+    "analyze_workload_indexes": ({}, {"method": "magic"}, "invalid_argument"),
     "get_budget": ({}, {"surprise": 1}, "invalid_argument"),
 }
 PATHS = ["/mcp", "/mcp/agent", "/mcp/global"]

@@ -10,7 +10,7 @@ from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
-from agentdb_mcp.services import Checkpoints, Copying, Health, Queries, Usage
+from agentdb_mcp.services import Analysis, Checkpoints, Copying, Health, Queries, Usage
 
 # How far a call is: a number that grows, and what it means.
 Report = Callable[[int, str], Awaitable[None]]
@@ -32,6 +32,7 @@ class Operations:
     usage: Usage | None
     policy: Policy
     health: Health
+    analysis: Analysis
     copying: Copying
     report: Report = _nobody_listens
     # None where nothing here makes databases.

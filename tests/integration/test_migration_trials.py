@@ -11,12 +11,12 @@ from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, StatementRefused
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.models import Scope, Tenant
-from agentdb_mcp.services import Trial, Trials
+from agentdb_mcp.services import MigrationTrial, MigrationTrials
 
 
 @pytest.fixture
-def trials(application: Application) -> Trials:
-    return Trials(application.queries)
+def trials(application: Application) -> MigrationTrials:
+    return MigrationTrials(application.queries)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ async def run(application: Application, tenant: Tenant, *statements: str) -> lis
     return (await application.queries.execute(tenant, Scope.AGENT, each, transaction=True)).results[-1].rows
 
 
-async def tried(trials: Trials, tenant: Tenant, *statements: str) -> Trial:
+async def tried(trials: MigrationTrials, tenant: Tenant, *statements: str) -> MigrationTrial:
     return await trials.run(tenant, Scope.AGENT, [Statement(sql) for sql in statements])
 
 
 async def test_what_succeeds_is_told_with_its_locks_rewrites_and_changes_and_is_gone(
-    application: Application, trials: Trials, tenant: Tenant
+    application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:
     trial = await tried(
         trials,
@@ -82,7 +82,9 @@ async def test_what_succeeds_is_told_with_its_locks_rewrites_and_changes_and_is_
     ) == [[2]]
 
 
-async def test_rows_that_violate_are_in_the_error_and_what_follows_is_not_run(trials: Trials, tenant: Tenant) -> None:
+async def test_rows_that_violate_are_in_the_error_and_what_follows_is_not_run(
+    trials: MigrationTrials, tenant: Tenant
+) -> None:
     trial = await tried(
         trials,
         tenant,
@@ -100,7 +102,7 @@ async def test_rows_that_violate_are_in_the_error_and_what_follows_is_not_run(tr
     assert not trial.succeeded
 
 
-async def test_what_depends_is_named_with_and_without_cascade(trials: Trials, tenant: Tenant) -> None:
+async def test_what_depends_is_named_with_and_without_cascade(trials: MigrationTrials, tenant: Tenant) -> None:
     refused = await tried(trials, tenant, "ALTER TABLE person DROP COLUMN name")
     assert refused.steps[0].error is not None
     assert "names" in refused.steps[0].error.message
@@ -109,7 +111,7 @@ async def test_what_depends_is_named_with_and_without_cascade(trials: Trials, te
     assert [(change.kind, change.name) for change in trial.taken_along] == [("view", "public.names")]
 
 
-async def test_what_only_a_commit_would_check_is_checked(trials: Trials, tenant: Tenant) -> None:
+async def test_what_only_a_commit_would_check_is_checked(trials: MigrationTrials, tenant: Tenant) -> None:
     trial = await tried(
         trials,
         tenant,
@@ -123,7 +125,7 @@ async def test_what_only_a_commit_would_check_is_checked(trials: Trials, tenant:
 
 
 async def test_parameters_and_rows_are_tried_like_anything_else(
-    application: Application, trials: Trials, tenant: Tenant
+    application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:
     trial = await trials.run(tenant, Scope.AGENT, [Statement("UPDATE person SET name = $1 WHERE id < $2", ["x", 11])])
     assert [step.tag for step in trial.steps] == ["UPDATE 10"]
@@ -136,7 +138,7 @@ async def test_parameters_and_rows_are_tried_like_anything_else(
      "CREATE DATABASE other", "COPY person TO '/tmp/x'"],
 )  # fmt: skip
 async def test_what_the_gate_refuses_elsewhere_it_refuses_here(
-    application: Application, trials: Trials, tenant: Tenant, sql: str
+    application: Application, trials: MigrationTrials, tenant: Tenant, sql: str
 ) -> None:
     with pytest.raises(StatementRefused):
         await tried(trials, tenant, "CREATE TABLE first ()", sql)
@@ -149,7 +151,7 @@ async def test_what_the_gate_refuses_elsewhere_it_refuses_here(
      "DO $$BEGIN EXECUTE 'SET search_path = evil'; END$$", "DO $$BEGIN PERFORM pg_advisory_lock(1); END$$"],
 )  # fmt: skip
 async def test_a_statement_that_tries_to_get_out_changes_nothing(
-    application: Application, trials: Trials, tenant: Tenant, sql: str
+    application: Application, trials: MigrationTrials, tenant: Tenant, sql: str
 ) -> None:
     refused: list[AgentDBError] = []
     try:
@@ -162,7 +164,7 @@ async def test_a_statement_that_tries_to_get_out_changes_nothing(
 
 
 async def test_an_extension_is_not_installed_by_a_trial(
-    application: Application, trials: Trials, tenant: Tenant
+    application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:
     await tried(trials, tenant, "CREATE EXTENSION tsm_system_rows")
     assert await run(application, tenant, "SELECT count(*) FROM pg_extension WHERE extname = 'tsm_system_rows'") == [
@@ -170,7 +172,7 @@ async def test_an_extension_is_not_installed_by_a_trial(
     ]
 
 
-async def test_a_shadowed_catalog_misleads_its_owner_alone(trials: Trials, tenant: Tenant) -> None:
+async def test_a_shadowed_catalog_misleads_its_owner_alone(trials: MigrationTrials, tenant: Tenant) -> None:
     trial = await tried(
         trials,
         tenant,
@@ -184,7 +186,7 @@ async def test_a_shadowed_catalog_misleads_its_owner_alone(trials: Trials, tenan
 
 
 async def test_the_audit_log_has_the_statements_that_were_tried_and_their_rows_alone(
-    application: Application, trials: Trials, tenant: Tenant
+    application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:
     await tried(trials, tenant, "SELECT id FROM person LIMIT 3", "CREATE TABLE first ()")
     audit = application.managed().audit
@@ -194,7 +196,7 @@ async def test_the_audit_log_has_the_statements_that_were_tried_and_their_rows_a
 
 
 async def test_too_many_statements_and_an_exceeded_budget_are_refused(
-    application: Application, trials: Trials, tenant: Tenant
+    application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:
     with pytest.raises(InvalidArgument, match="at most"):
         await tried(trials, tenant, *["SELECT 1"] * 51)
@@ -203,7 +205,9 @@ async def test_too_many_statements_and_an_exceeded_budget_are_refused(
         await tried(trials, tenant, "CREATE TABLE first ()")
 
 
-async def test_whoever_gives_up_leaves_nothing(application: Application, trials: Trials, tenant: Tenant) -> None:
+async def test_whoever_gives_up_leaves_nothing(
+    application: Application, trials: MigrationTrials, tenant: Tenant
+) -> None:
     with anyio.move_on_after(0.3):
         await tried(trials, tenant, "CREATE TABLE first ()", "SELECT pg_sleep(10)")
     with anyio.fail_after(10):

@@ -13,8 +13,8 @@ from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
 from agentdb_mcp.schema_changes import Change
-from agentdb_mcp.services import Trial, Trials
-from agentdb_mcp.services.trials import Step
+from agentdb_mcp.services import MigrationTrial, MigrationTrials
+from agentdb_mcp.services.migration_trials import Step
 
 WAY = (
     "It ran in the database itself, in one transaction that was rolled back: nothing is kept. While it ran, other"
@@ -35,7 +35,7 @@ class TryMigration(Arguments):
 
 async def _try_migration(do: Operations, scope: Scope, given: TryMigration) -> Rendered:
     statements = [Statement(item.sql, item.params) for item in given.statements]
-    trial = await Trials(do.queries).run(do.tenant, scope, statements)
+    trial = await MigrationTrials(do.queries).run(do.tenant, scope, statements)
     fields: dict[str, Any] = {
         "succeeded": trial.succeeded,
         "way": WAY,
@@ -83,7 +83,7 @@ def _changes(changes: tuple[Change, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(trial: Trial) -> list[str]:
+def _notes(trial: MigrationTrial) -> list[str]:
     notes = []
     if not trial.complete:
         notes.append("The schema is larger than could be read: the changes are not complete.")
