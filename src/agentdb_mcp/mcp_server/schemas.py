@@ -13,19 +13,15 @@ OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
 ARRAY = {"type": "array"}
 # Each tool says it again, so what an error may have besides (hint, sqlstate, position) is left to the documentation.
-_ERROR = {
-    "type": "object",
-    "properties": {"code": STRING, "message": STRING, "retryable": BOOLEAN},
-    "required": ["code", "message", "retryable"],
-}
+_ERROR = {"type": "object", "properties": {"code": STRING}, "required": ["code"]}
 
 
 def answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
-    """Of a tool: what every answer has, and what it may have."""
+    """Of a tool: what every answer has, the first of which says that it is one, and what it may have."""
     return {
         "type": "object",
         "properties": {**properties, **(optional or {}), "error": _ERROR},
-        "anyOf": [{"required": list(properties)}, {"required": ["error"]}],
+        "anyOf": [{"required": list(properties)[:1]}, {"required": ["error"]}],
     }
 
 
@@ -35,7 +31,7 @@ def objects(**properties: Schema) -> Schema:
 
 
 _RESULT: Schema = {
-    "columns": objects(name=STRING, type=STRING, encoding=STRING),
+    "columns": objects(name=STRING, type=STRING),
     "rows": {"type": "array", "items": {"type": "array"}, "description": "Values in the order of columns."},
     "row_count": INTEGER,
     "truncated": BOOLEAN,
@@ -43,18 +39,16 @@ _RESULT: Schema = {
     "duration_ms": {"type": "number"},
 }
 
-NOTES: Schema = {"notes": {"type": "array", "items": STRING}}
+NOTES: Schema = {"notes": ARRAY}
 
 SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
 OBJECTS = answer(
     NOTES,
-    objects=objects(
-        name=STRING, type=STRING, rows=OPTIONAL_INTEGER, size_bytes=OPTIONAL_INTEGER, comment=OPTIONAL_STRING
-    ),
+    objects=objects(name=STRING, type=STRING),
 )
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES, **_RESULT)
-RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
+RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object"}})
 COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns={"type": "array"})
 TOP_QUERIES = answer(queries=objects(query=STRING))
 HEALTH = answer(findings=objects(severity=STRING), figures={"type": "object"}, not_seen=ARRAY)
@@ -64,9 +58,9 @@ BUDGET = answer(
     limit_cents=OPTIONAL_INTEGER,
     used_cents=OPTIONAL_INTEGER,
     remaining_cents=OPTIONAL_INTEGER,
-    allowed={"type": "array", "items": STRING},
+    allowed=ARRAY,
     committed_cents=OPTIONAL_INTEGER,
-    databases=objects(name=STRING, scope=STRING, cost_cents=INTEGER, size_bytes=INTEGER),
+    databases=objects(name=STRING),
 )
 OBJECT: Schema = {"type": "object"}
 CHECKPOINTS = answer(checkpoints={"type": "array", "items": OBJECT}, month_cents={"type": "number"}, next=OBJECT)

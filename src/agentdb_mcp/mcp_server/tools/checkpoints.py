@@ -150,7 +150,7 @@ TOOLS = (
     Tool(
         "create_checkpoint",
         "Keep the database as it is now",
-        "Keep the whole database, to be able to go back; list_checkpoints tells what one more costs.",
+        "Keep the whole database, to go back to; list_checkpoints tells the cost.",
         CreateCheckpoint,
         schemas.CHECKPOINT,
         _create_checkpoint,
@@ -159,7 +159,7 @@ TOOLS = (
     ),
     Tool(
         "list_checkpoints",
-        "List checkpoints and what they cost",
+        "List checkpoints",
         "What is kept, until when, and the cost of each and of one more.",
         ListCheckpoints,
         schemas.CHECKPOINTS,

@@ -102,8 +102,8 @@ TOOLS = (
     Tool(
         "try_migration",
         "Try schema changes without keeping them",
-        "Run statements in a transaction that is rolled back: what fails, how long each takes, what it locks and"
-        " rewrites, what CASCADE takes along, how the schema would differ.",
+        "Run statements in a transaction that is rolled back: errors, times, locks, rewrites, what CASCADE takes along,"
+        " how the schema would differ.",
         TryMigration,
         schemas.TRIAL,
         _try_migration,
