@@ -45,8 +45,8 @@ TOOLS = (
     Tool(
         "execute_sql",
         "Run one SQL statement",
-        "Run one Postgres statement and get its rows. It commits when it succeeds. Pass values through params as $1, $2,"
-        " … instead of writing them into the SQL. The database is yours: create what you need in schema public.",
+        "Run one Postgres statement and get its rows. It commits when it succeeds. Pass values through params as $1,"
+        " $2, … instead of writing them into the SQL. The database is yours: create what you need in schema public.",
         ExecuteSql,
         schemas.RESULT,
         _execute_sql,

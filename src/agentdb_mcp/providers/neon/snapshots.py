@@ -36,7 +36,7 @@ async def listed(organization: Organization, project_id: str) -> list[Checkpoint
         return []
     with understood():
         found = [_checkpoint(item) for item in answer["snapshots"] if item.get("manual", True)]
-    return sorted(found, key=lambda each: (each.created_at, each.id))
+    return sorted(found, key=lambda each: each.created_at)  # to the second: within one, as Neon lists them
 
 
 async def restore(organization: Organization, project_id: str, snapshot_id: str) -> Project:
