@@ -219,6 +219,7 @@ GIVEN: dict[str, Any] = {
     "statement": Statement("SELECT 1"),
     "statements": [Statement("SELECT 1")],
     "sink": lambda columns, rows: None,
+    "seconds": 1.0,
 }
 CALLS = [name for name, _ in inspect.getmembers(Queries, inspect.isfunction) if not name.startswith("_")]
 
@@ -233,7 +234,8 @@ async def test_every_way_into_queries_is_noted_also_when_it_is_throttled(audit: 
         required = [each.name for each in inspect.signature(method).parameters.values() if each.default is each.empty]
         for _ in range(2):
             with pytest.raises(AgentDBError):
-                await method(**{name: GIVEN[name] for name in required})
+                called = method(**{name: GIVEN[name] for name in required})
+                await (called.__aenter__() if hasattr(called, "__aenter__") else called)
     codes = [entry.code for entry in noted(audit)]
     assert codes == ["database_unavailable", "rate_limited"] * len(CALLS)
     assert {"execute", "stream", "catalog"} <= set(CALLS)
