@@ -233,8 +233,8 @@ async def test_every_way_into_queries_is_noted_also_when_it_is_throttled(audit: 
         method = getattr(queries, name)
         required = [each.name for each in inspect.signature(method).parameters.values() if each.default is each.empty]
         for _ in range(2):
+            called = method(**{name: GIVEN[name] for name in required})
             with pytest.raises(AgentDBError):
-                called = method(**{name: GIVEN[name] for name in required})
                 await (called.__aenter__() if hasattr(called, "__aenter__") else called)
     codes = [entry.code for entry in noted(audit)]
     assert codes == ["database_unavailable", "rate_limited"] * len(CALLS)
