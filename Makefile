@@ -91,7 +91,8 @@ attacks: .venv/.synced
 
 # Processes killed, stopped and racing at every step of making and deleting a database, the long cases included.
 faults: .venv/.synced
-	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py
+	@$(RUN)pytest -n 2 -m "long or not long" tests/integration/test_faults.py tests/integration/test_faults_at_neon.py \
+	tests/integration/test_checkpoint_faults.py tests/integration/test_checkpoints_at_neon.py
 
 # Bills of a thousand random months against a second calculation; AGENTDB_HISTORIES_SEED chooses others.
 money: .venv/.synced

@@ -22,6 +22,7 @@ from agentdb_mcp.services import (
     Analysis,
     Audit,
     Budgets,
+    Checkpoints,
     Clock,
     Copying,
     Databases,
@@ -76,6 +77,7 @@ class Managed:
     lifecycle: Lifecycle
     tokens: Tokens
     audit: Audit
+    checkpoints: Checkpoints
     keys: Keys
     provider: Provider | None
     policy: Policy
@@ -117,9 +119,12 @@ class Application:
         from agentdb_mcp.mcp_server.tools import Operations
 
         usage = self.with_control.usage if self.with_control else None
+        checkpoints = self.with_control.checkpoints if self.with_control else None
         health, analysis = Health(self.queries, self.policy, usage), Analysis(self.queries, self.policy)
         copying = Copying(self.queries.calls)
-        return Operations(tenant, self.queries, usage, self.policy, self.pages, health, analysis, copying)
+        return Operations(
+            tenant, self.queries, usage, self.policy, self.pages, health, analysis, copying, checkpoints=checkpoints
+        )
 
     def managed(self) -> Managed:
         """Raises ConfigurationError where there is no control database."""
@@ -176,8 +181,9 @@ async def open_application(
         rows = Control(databases, identity, budgets, owners, variables, provisioning, spending.check_new)
         keys = Keys(ConnectionStrings(control), cipher)
         resolver = Databases(urls, cipher, rows, pools.forget)
-        managed = Managed(control, usage, lifecycle, tokens, audit, keys, provider, policy)
         queries = Queries(policy, resolver, pools, spending, Recorder(audit, _statement_key(settings)))
+        checkpoints = Checkpoints(policy, queries.calls, resolver, provisioning, spending, audit.store, pools, clock)
+        managed = Managed(control, usage, lifecycle, tokens, audit, checkpoints, keys, provider, policy)
         yield Application(settings, policy, queries, _pages(queries, policy), managed)
 
 

@@ -298,6 +298,17 @@ def _whole(amount: Decimal | None, unit: int, more: Decimal | None = None) -> in
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A kept state of a project's data; `expires_at` is when the provider drops it, None where it never does."""
+
+    id: str
+    name: str
+    created_at: datetime
+    size_bytes: int = 0
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectAccess:
     """The admin's way into a project."""
 

@@ -18,13 +18,14 @@ READERS = {
     "get_object_details",
     "get_top_queries",
     "analyze_db_health",
+    "list_checkpoints",
     "get_budget",
     "get_rows",
     "explain_query",
     "analyze_query_indexes",
     "analyze_workload_indexes",
 }
-WRITERS = {"execute_sql", "execute_transaction", "copy_rows"}
+WRITERS = {"execute_sql", "execute_transaction", "copy_rows", "restore_checkpoint", "delete_checkpoint"}
 OBJECT_TYPES = ["table", "view", "sequence", "extension"]
 ARGUMENTS = {
     "get_schema": {"database", "tables"},
@@ -35,6 +36,11 @@ ARGUMENTS = {
     "execute_transaction": {"database", "statements"},
     "get_rows": {"database", "handle", "max_rows"},
     "copy_rows": {"from_database", "query", "to_table", "to_schema", "mode"},
+    "try_migration": {"database", "statements"},
+    "create_checkpoint": {"database", "name"},
+    "list_checkpoints": {"database"},
+    "restore_checkpoint": {"database", "checkpoint", "confirm"},
+    "delete_checkpoint": {"database", "checkpoint"},
     "explain_query": {"database", "sql", "params", "analyze", "hypothetical_indexes"},
     "analyze_query_indexes": {"database", "queries", "max_index_size_mb", "method"},
     "analyze_workload_indexes": {"database", "max_index_size_mb", "method"},
@@ -59,14 +65,16 @@ def parts(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(inner, f"{place}.{name}")
 
 
-async def test_the_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
+async def test_the_tools_are_listed_each_with_title_description_and_hints(agent: Serve) -> None:
     assert set(agent.tools) >= READERS | WRITERS
     for tool in agent.tools.values():
         assert tool["title"]
         assert len(tool["description"]) > 20
         hints = tool["annotations"]
-        for hint in ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"):
+        for hint in ("readOnlyHint", "destructiveHint", "openWorldHint"):
             assert isinstance(hints[hint], bool), (tool["name"], hint)
+        # Of a tool that changes nothing MCP gives it no meaning.
+        assert isinstance(hints.get("idempotentHint"), bool) is not hints["readOnlyHint"], tool["name"]
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
@@ -74,7 +82,6 @@ async def test_a_tool_that_only_looks_says_so(agent: Serve, name: str) -> None:
     hints = agent.tools[name]["annotations"]
     assert hints["readOnlyHint"] is True
     assert hints["destructiveHint"] is False
-    assert hints["idempotentHint"] is True
     assert hints["openWorldHint"] is False
 
 
@@ -205,6 +212,18 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("execute_transaction", {"statements": [{"params": []}]}, "sql"),
         ("get_schema", {"tables": "orders"}, "tables"),
         ("get_schema", {"tables": ["x"] * 51}, "tables"),
+        ("try_migration", {}, "statements"),
+        ("try_migration", {"statements": [{"sql": ""}]}, "sql"),
+        ("try_migration", {"statements": [{"sql": "SELECT 1"}] * 51}, "statements"),
+        ("create_checkpoint", {"name": 7}, "name"),
+        ("create_checkpoint", {"name": "two\nlines"}, "name"),
+        ("create_checkpoint", {"name": "x" * 64}, "name"),
+        ("list_checkpoints", {"name": "x"}, "name"),
+        ("restore_checkpoint", {}, "checkpoint"),
+        ("restore_checkpoint", {"checkpoint": "none", "confirm": "yes"}, "confirm"),
+        ("restore_checkpoint", {"checkpoint": "none-such"}, "none-such"),
+        ("restore_checkpoint", {"checkpoint": "none-such", "confirm": True}, "none-such"),
+        ("delete_checkpoint", {"checkpoint": "none-such"}, "none-such"),
         ("list_schemas", {"schema_name": "public"}, "schema_name"),
         ("list_objects", {"object_type": "index"}, "object_type"),
         ("list_objects", {"schema_name": ""}, "schema_name"),

@@ -14,7 +14,7 @@ from agentdb_mcp.embedded import EmbeddedPostgres, embedded_postgres
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.execution import layout
 from agentdb_mcp.models import Project, ProjectAccess, Secret
-from agentdb_mcp.providers.postgres import PostgresProvider, projects, setup
+from agentdb_mcp.providers.postgres import PostgresProvider, copies, projects, setup
 from agentdb_mcp.providers.postgres.cluster import Cluster
 
 ADMIN_PASSWORD = secrets.token_urlsafe(16)
@@ -76,16 +76,16 @@ class Crash(Exception):
     pass
 
 
-def crash(monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
+def crash(monkeypatch: pytest.MonkeyPatch, step: str, when: str, module: object = projects) -> None:
     """Right before or right after the step, as when the process is killed there: the connection ends."""
-    work = getattr(projects, step)
+    work = getattr(module, step)
 
     async def deadly(*arguments: object) -> None:
         if when == "after":
             await work(*arguments)
         raise Crash
 
-    monkeypatch.setattr(projects, step, deadly)
+    monkeypatch.setattr(module, step, deadly)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -210,6 +210,64 @@ async def test_an_agent_does_not_see_its_neighbours_where_a_superuser_made_its_d
         assert await connection.fetchval("SELECT count(*) FROM pg_catalog.pg_class") > 0
     finally:
         await connection.close()
+
+
+async def test_a_checkpoint_is_kept_and_restored_by_an_admin_of_either_kind(
+    provider: PostgresProvider, admin: asyncpg.Connection, name: str
+) -> None:
+    before = await everything(admin)
+    created = await provider.create(name)
+    access, role = await provider.access(created), layout.new_role_name()
+    await layout.install(access.uri, role, connection_limit=3)
+    await ask(access, "CREATE TABLE note AS SELECT 'before'::text AS text")
+    until = datetime.now(UTC) + timedelta(days=1)
+    made = await provider.checkpoint(created.id, "c", until)
+    await ask(access, "UPDATE note SET text = 'after'")
+    await provider.restore(created.id, made.id)
+    assert await ask(access, "SELECT text FROM note") == "before"
+    assert await ask(access, f"SELECT has_database_privilege('{role}', current_database(), 'CONNECT')")
+    await provider.pause(created.id)
+    await provider.restore(created.id, made.id)
+    with pytest.raises(asyncpg.PostgresError):
+        await ask(access, "SELECT 1")
+    await provider.delete(created.id)
+    assert await everything(admin) == before
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["_begin", "_grant_as", "tidy"])
+async def test_what_a_killed_restore_left_is_gone_after_tidying(
+    provider: PostgresProvider, admin: asyncpg.Connection, name: str, step: str, when: str
+) -> None:
+    created = await provider.create(name)
+    access = await provider.access(created)
+    await ask(access, "CREATE TABLE note ()")
+    made = await provider.checkpoint(created.id, "c", datetime.now(UTC) + timedelta(days=1))
+    whole = await everything(admin)
+    with pytest.MonkeyPatch.context() as patch:
+        crash(patch, step, when, copies)
+        with pytest.raises(Crash):
+            await provider.restore(created.id, made.id)
+    assert await ask(access, "SELECT to_regclass('note')") is not None
+    await provider.tidy(created.id)
+    assert await everything(admin) == whole
+    assert await provider.checkpoints(created.id) == [made]
+
+
+async def test_an_expired_checkpoint_is_not_listed_and_tidying_drops_it(
+    provider: PostgresProvider, admin: asyncpg.Connection, name: str
+) -> None:
+    created = await provider.create(name)
+    whole = await everything(admin)
+    made = await provider.checkpoint(created.id, "c", datetime.now(UTC) + timedelta(days=1))
+    assert await everything(admin) != whole
+    async with Cluster(provider._cluster.admin_uri).connection(setup.REGISTRY) as registry:
+        await registry.execute("UPDATE public.copy SET expires_at = now() WHERE id = $1", made.id)
+    assert await provider.checkpoints(created.id) == []
+    with pytest.raises(ProvisioningFailed, match="does not exist"):
+        await provider.restore(created.id, made.id)
+    await provider.tidy(created.id)
+    assert await everything(admin) == whole
 
 
 async def test_consumption_is_the_size_over_the_time(provider: PostgresProvider, name: str) -> None:

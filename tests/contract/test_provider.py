@@ -1,114 +1,19 @@
-"""What every provider does alike. A new implementation joins by one line in IMPLEMENTATIONS."""
+"""What every provider does alike."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
 import pytest
+from implementations import WRONG_KEY, Service, ask, connected
 
-from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import ProvisioningFailed
-from agentdb_mcp.models import Project, ProjectAccess, ProjectSettings, Quota, Scope, Secret
-from agentdb_mcp.neon_emulator import neon_emulator
-from agentdb_mcp.providers import NeonConfig, PostgresConfig, Provider, open_provider, project_name
-from agentdb_mcp.settings import NeonOrganization
-
-WRONG_KEY = Secret("napi_" + "0" * 40)
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A provider's far side, running: opens a provider on it with the right key, or with another one."""
-
-    connect: Callable[[Secret | None], AbstractAsyncContextManager[Provider]]
-    # What no message may show.
-    private: tuple[str, ...]
-    # Whether a name is one project's, so that creating it again returns it.
-    names_are_unique: bool
-    # Whether a deleted project can be brought back.
-    recovers: bool
-
-
-@asynccontextmanager
-async def neon(postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
-    async with neon_emulator(postgres.uri().reveal()) as emulator:
-
-        def connect(key: Secret | None) -> AbstractAsyncContextManager[Provider]:
-            organization = NeonOrganization("default", key or Secret(emulator.api_key), emulator.org_id)
-            return open_provider(NeonConfig(emulator.base_url, (organization,), compute_cu=0.25))
-
-        private = (emulator.api_key, emulator.base_url, urlsplit(emulator.base_url).netloc)
-        yield Service(connect, private, names_are_unique=False, recovers=True)
-
-
-@asynccontextmanager
-async def cluster(postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
-    def connect(key: Secret | None) -> AbstractAsyncContextManager[Provider]:
-        uri = postgres.uri().reveal()
-        return open_provider(
-            PostgresConfig(Secret(uri.replace(postgres.password.reveal(), key.reveal()) if key else uri))
-        )
-
-    private = (postgres.password.reveal(), "127.0.0.1", str(postgres.port))
-    yield Service(connect, private, names_are_unique=True, recovers=False)
-
-
-IMPLEMENTATIONS = {"neon": neon, "postgres": cluster}
-
-
-@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
-async def service(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> AsyncIterator[Service]:
-    async with IMPLEMENTATIONS[request.param](postgres) as running:
-        yield running
-
-
-@pytest.fixture
-async def provider(service: Service, superuser: asyncpg.Connection) -> AsyncIterator[Provider]:
-    async with service.connect(None) as provider:
-        yield provider
-    assert await connections_left(superuser) == []
-
-
-@pytest.fixture
-def name() -> str:
-    return project_name(Scope.AGENT, secrets.token_hex(8))
-
-
-async def connections_left(superuser: asyncpg.Connection) -> list[str]:
-    """Ours, and those to other databases than the cluster's own, once those that are ending have ended."""
-    names: list[str] = []
-    with anyio.move_on_after(3):
-        while True:
-            rows = await superuser.fetch(
-                "SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"
-                " AND (datname <> ALL (ARRAY['postgres', 'neon_emulator']) OR application_name LIKE 'agentdb-mcp%')"
-            )
-            names = [f"{row['datname']}: {row['application_name']}" for row in rows]
-            if not names:
-                break
-            await anyio.sleep(0.02)
-    return names
-
-
-@asynccontextmanager
-async def connected(access: ProjectAccess) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(access.uri.reveal())
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def ask(access: ProjectAccess, sql: str) -> object:
-    async with connected(access) as connection:
-        return await connection.fetchval(sql)
+from agentdb_mcp.models import Project, ProjectSettings, Quota, Scope
+from agentdb_mcp.providers import Provider, project_name
 
 
 async def test_what_was_never_made_is_not_found(provider: Provider, name: str) -> None:

@@ -29,13 +29,14 @@ def entry(
     ownerless: bool = False,
     archived_s: float | None = None,
     ownership: Ownership = Ownership.PLATFORM,
+    abandoned: bool = False,
 ) -> Inventory:
     row = DatabaseRow(
         id="r", scope=Scope.AGENT, owner_id="w", user_id="u", project_name="agent-w", status=status,
         ownership=ownership, access_mode=AccessMode.UNRESTRICTED, project_id=project_id, branch_id=None, uri=None,
         database_name=None, role_name=None, generation=1, fence=1,
     )  # fmt: skip
-    return Inventory(row, leased, idle_s, ownerless, archived_s)
+    return Inventory(row, leased, idle_s, ownerless, archived_s, abandoned)
 
 
 def kinds(projects: list[Project], rows: list[Inventory]) -> list[tuple[Kind, str | None]]:
@@ -44,6 +45,12 @@ def kinds(projects: list[Project], rows: list[Inventory]) -> list[tuple[Kind, st
 
 def test_a_ready_row_with_its_project_is_as_it_should_be() -> None:
     assert kinds([project()], [entry()]) == []
+
+
+def test_a_ready_row_whose_lease_ran_out_was_left_in_the_middle_of_a_checkpoint() -> None:
+    assert kinds([project()], [entry(abandoned=True)]) == [(Kind.INTERRUPTED, "p1")]
+    assert kinds([project()], [entry(leased=True)]) == []
+    assert kinds([], [entry(abandoned=True)]) == [(Kind.LOST, "p1")]
 
 
 def test_a_project_that_no_row_wants_is_an_orphan() -> None:

@@ -151,7 +151,7 @@ def test_the_table_of_the_guide_is_what_is_printed() -> None:
 
 
 def test_the_guide_names_every_job_and_its_period() -> None:
-    periods = {60: "minute", 300: "5 minutes", 900: "15 minutes", 86_400: "day"}
+    periods = {60: "minute", 300: "5 minutes", 900: "15 minutes", 3600: "hour", 86_400: "day"}
     for job in JOBS:
         assert f"| `{job.name}` | {periods[int(job.every_s)]} |" in GUIDE
 

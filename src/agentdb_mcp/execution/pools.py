@@ -69,6 +69,8 @@ class Pools:
             started = anyio.current_time()
             if slot.connection is None:
                 slot.connection = await _open(target, call.limits.timeout_s, opening)
+                # It may be another database by now, brought back from a checkpoint.
+                slot.database.types = dict(BUILTIN_TYPES)
             opening += anyio.current_time() - started
             try:
                 first, *others = await self._run_once(slot, slot.connection, target, call)

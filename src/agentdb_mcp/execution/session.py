@@ -65,7 +65,8 @@ class Call:
     passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
     `work` is done in the place of statements, within one statement's limits.
     `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
-    `ours` has statements that its caller did not count.
+    `ours` has statements that its caller did not count. `done` is told each statement's place and answer as it comes;
+    `unasked` are the places of reads that are no part of the answer.
     """
 
     statements: Sequence[Statement]
@@ -78,6 +79,8 @@ class Call:
     work: Work | None = None
     undo: str = ""
     ours: bool = False
+    done: Callable[[int, Result], object] = lambda _place, _result: None
+    unasked: frozenset[int] = frozenset()
 
     @property
     def seconds(self) -> float:
@@ -199,6 +202,7 @@ async def _run_all(
         if results:
             await connection.execute(_limit(call.limits.timeout_s))
         results.append(await _run_statement(connection, statement, call, catalog))
+        call.done(len(results) - 1, results[-1])
 
 
 async def _run_statement(

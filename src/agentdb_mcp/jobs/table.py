@@ -37,6 +37,11 @@ async def reconcile(application: Application, *, settled_s: float = SETTLED_S) -
         raise errors[0]
 
 
+async def follow_checkpoints(application: Application) -> None:
+    """Drop checkpoints that have expired, and note what is left."""
+    await application.managed().checkpoints.follow()
+
+
 async def sync(application: Application) -> None:
     """Put the provider's figures in the place of estimates."""
     synced = await application.managed().sync().run()
@@ -82,6 +87,7 @@ async def prune_audit(application: Application) -> None:
 JOBS = (
     Job("reconcile", every_s=900, timeout_s=1800, run=reconcile, needs_provider=True),
     Job("sync", every_s=900, timeout_s=1800, run=sync, needs_provider=True),
+    Job("checkpoints", every_s=3600, timeout_s=1800, run=follow_checkpoints, needs_provider=True),
     Job("settle-budgets", every_s=60, timeout_s=600, run=settle_budgets),
     Job("owners", every_s=300, timeout_s=600, run=follow_owners),
     Job("variables", every_s=300, timeout_s=600, run=follow_variables),

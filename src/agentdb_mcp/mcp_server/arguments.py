@@ -10,15 +10,11 @@ from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
 
-JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
-
 Name = Annotated[str, Field(min_length=1, max_length=63)]
-Sql = Annotated[
-    str, Field(min_length=1, description="One SQL statement of Postgres; $1, $2, … take their values from params.")
-]
+Sql = Annotated[str, Field(min_length=1, description="One SQL statement; $1, $2, … take values from params.")]
 Handle = Annotated[str, Field(min_length=1, max_length=100, description="next_handle, or a handle of cut.")]
 Params = Annotated[
-    list[JsonValue],
+    list[Any],
     Field(
         max_length=1000,
         description="Values for $1, $2, …; a list for an array, an object for json, base64 for bytea, ISO 8601 for"
@@ -37,7 +33,7 @@ DATABASE_ARGUMENT: dict[str, Any] = {
     "type": "string",
     "enum": [str(scope) for scope in Scope],
     "default": str(Scope.AGENT),
-    "description": "agent: this agent's own database; global: the one that all of the user's agents share.",
+    "description": "agent: your own; global: of all the user's agents.",
 }
 
 

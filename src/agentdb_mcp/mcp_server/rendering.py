@@ -190,6 +190,11 @@ def details(fields: dict[str, Any], notes: Sequence[str] = ()) -> Rendered:
     return Rendered(fields | remarks, "\n".join([framed(compact(fields)), *said]))
 
 
+def told(fields: dict[str, Any], text: str) -> Rendered:
+    """Fields, and a text of ours in which what others wrote stands framed already."""
+    return Rendered(fields, text)
+
+
 def copied(answer: Copied) -> Rendered:
     """What a copy came to."""
     fields, said = _remarks(answer.budget_note, [*answer.notes, *answer.remarks])

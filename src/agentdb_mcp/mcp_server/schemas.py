@@ -13,19 +13,15 @@ OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
 ARRAY = {"type": "array"}
 # Each tool says it again, so what an error may have besides (hint, sqlstate, position) is left to the documentation.
-_ERROR = {
-    "type": "object",
-    "properties": {"code": STRING, "message": STRING, "retryable": BOOLEAN},
-    "required": ["code", "message", "retryable"],
-}
+_ERROR = {"type": "object", "required": ["code"]}
 
 
 def answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
-    """Of a tool: what every answer has, and what it may have."""
+    """Of a tool: what every answer has, the first of which says that it is one, and what it may have."""
     return {
         "type": "object",
         "properties": {**properties, **(optional or {}), "error": _ERROR},
-        "anyOf": [{"required": list(properties)}, {"required": ["error"]}],
+        "anyOf": [{"required": list(properties)[:1]}, {"required": ["error"]}],
     }
 
 
@@ -35,7 +31,7 @@ def objects(**properties: Schema) -> Schema:
 
 
 _RESULT: Schema = {
-    "columns": objects(name=STRING, type=STRING, encoding=STRING),
+    "columns": objects(name=STRING, type=STRING),
     "rows": {"type": "array", "items": {"type": "array"}, "description": "Values in the order of columns."},
     "row_count": INTEGER,
     "truncated": BOOLEAN,
@@ -46,29 +42,33 @@ _RESULT: Schema = {
 _ROWS = ("columns", "rows", "row_count", "truncated")
 _HELD: Schema = {"next_handle": STRING, "cut": {"type": "array"}}
 
-NOTES: Schema = {"notes": {"type": "array", "items": STRING}}
+NOTES: Schema = {"notes": ARRAY}
 
 SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
 OBJECTS = answer(
     NOTES,
-    objects=objects(
-        name=STRING, type=STRING, rows=OPTIONAL_INTEGER, size_bytes=OPTIONAL_INTEGER, comment=OPTIONAL_STRING
-    ),
+    objects=objects(name=STRING, type=STRING),
 )
 DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
 RESULT = answer(NOTES | _HELD, **_RESULT)
 PAGE = answer(_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
-RESULTS = answer(NOTES, results={"type": "array", "items": {"type": "object", "properties": _RESULT}})
-COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns={"type": "array"})
-TOP_QUERIES = answer(queries=objects(query=STRING))
-HEALTH = answer(findings=objects(severity=STRING), figures={"type": "object"}, not_seen=ARRAY)
+RESULTS = answer(NOTES, results=ARRAY)
+COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns=ARRAY)
+TOP_QUERIES = answer(queries=ARRAY)
+HEALTH = answer(findings=ARRAY, figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(
     managed=BOOLEAN,
     state=STRING,
     limit_cents=OPTIONAL_INTEGER,
     used_cents=OPTIONAL_INTEGER,
     remaining_cents=OPTIONAL_INTEGER,
-    allowed={"type": "array", "items": STRING},
+    allowed=ARRAY,
     committed_cents=OPTIONAL_INTEGER,
-    databases=objects(name=STRING, scope=STRING, cost_cents=INTEGER, size_bytes=INTEGER),
+    databases=ARRAY,
 )
+OBJECT: Schema = {"type": "object"}
+CHECKPOINTS = answer(checkpoints=ARRAY, month_cents={"type": "number"}, next=OBJECT)
+CHECKPOINT = answer(checkpoint=OBJECT, month_cents={"type": "number"})
+RESTORED = answer(restored=BOOLEAN, checkpoint=OBJECT)
+DELETED = answer(deleted=OBJECT)
+TRIAL = answer(succeeded=BOOLEAN, statements=ARRAY)

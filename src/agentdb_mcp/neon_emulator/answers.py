@@ -12,7 +12,7 @@ from agentdb_mcp.neon_emulator.clock import after_month, month_of
 from agentdb_mcp.neon_emulator.location import Address
 from agentdb_mcp.neon_emulator.operations import status_at, updated_at
 from agentdb_mcp.neon_emulator.projects import Created, Projects
-from agentdb_mcp.neon_emulator.state import Branch, Database, Endpoint, Operation, Organization, Project, Role
+from agentdb_mcp.neon_emulator.state import Branch, Database, Endpoint, Operation, Organization, Project, Role, Snapshot
 from agentdb_mcp.neon_emulator.usage import Totals
 
 PROVISIONER = "k8s-neonvm"
@@ -166,6 +166,20 @@ class Answers:
         }
         if branch.parent_id is not None:
             fields |= {"parent_id": branch.parent_id, "init_source": "parent-data"}
+        return fields
+
+    @staticmethod
+    def snapshot(snapshot: Snapshot) -> Fields:
+        fields: Fields = {
+            "id": snapshot.id,
+            "name": snapshot.name,
+            "source_branch_id": snapshot.source_branch_id,
+            "created_at": timestamp(snapshot.created_at),
+            "manual": True,
+            "full_size": snapshot.size_bytes,
+        }
+        if snapshot.expires_at is not None:
+            fields["expires_at"] = timestamp(snapshot.expires_at)
         return fields
 
     @staticmethod

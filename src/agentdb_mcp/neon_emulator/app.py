@@ -26,6 +26,7 @@ from agentdb_mcp.neon_emulator.faults import Fault, Faults, RateLimit
 from agentdb_mcp.neon_emulator.handlers import ProjectHandlers
 from agentdb_mcp.neon_emulator.parameters import path_identifiers
 from agentdb_mcp.neon_emulator.projects import Projects
+from agentdb_mcp.neon_emulator.snapshot_handlers import SnapshotHandlers
 from agentdb_mcp.neon_emulator.state import Organization
 
 PREFIX = "/api/v2"
@@ -33,6 +34,7 @@ PROJECT = "/projects/{project_id}"
 BRANCHES = PROJECT + "/branches"
 BRANCH = BRANCHES + "/{branch_id}"
 ROLE = BRANCH + "/roles/{role_name}"
+SNAPSHOTS = PROJECT + "/snapshots"
 ENDPOINT = PROJECT + "/endpoints/{endpoint_id}"
 CREATED = {("POST", path) for path in ("/projects", BRANCHES, BRANCH + "/roles", BRANCH + "/databases")}
 
@@ -136,6 +138,7 @@ def build_app(projects: Projects, answers: Answers, door: Doorway) -> Starlette:
         return await unknown(request)
 
     calls = [*_account_calls(on_account), *_project_calls(on_projects), *_branch_calls(on_branches)]
+    calls += _snapshot_calls(SnapshotHandlers(projects, answers))
     routes = [
         Route(PREFIX + path, door(handler, 201 if (method, path) in CREATED else 200), methods=[method])
         for method, path, handler in calls
@@ -196,4 +199,14 @@ def _branch_calls(on: BranchHandlers) -> list[Call]:
         ("POST", ENDPOINT + "/start", on.start_endpoint),
         ("POST", ENDPOINT + "/suspend", on.suspend_endpoint),
         ("POST", ENDPOINT + "/restart", on.restart_endpoint),
+    ]
+
+
+def _snapshot_calls(on: SnapshotHandlers) -> list[Call]:
+    return [
+        ("GET", SNAPSHOTS, on.list_snapshots),
+        ("POST", BRANCH + "/snapshot", on.create_snapshot),
+        ("DELETE", SNAPSHOTS + "/{snapshot_id}", on.delete_snapshot),
+        ("POST", SNAPSHOTS + "/{snapshot_id}/restore", on.restore_snapshot),
+        ("POST", BRANCH + "/finalize_restore", on.finalize_restore),
     ]

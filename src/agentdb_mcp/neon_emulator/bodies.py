@@ -73,6 +73,15 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRestore:
+    """The body of `POST …/snapshots/{id}/restore`."""
+
+    name: str | None
+    target_branch_id: str | None
+    finalize: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     destination_org_id: str
     project_ids: list[str]
@@ -99,6 +108,17 @@ def restore(body: Fields) -> Restore:
         if _text(body, key) is not None:
             raise bad_request(f"`{key}` cannot be given here: only the head of another branch can be restored from")
     return Restore(source, _text(body, "preserve_under_name"))
+
+
+def snapshot_restore(body: Fields) -> SnapshotRestore:
+    finalize = body.get("finalize_restore")
+    if finalize is not None and not isinstance(finalize, bool):
+        raise bad_request("`finalize_restore` must be true or false")
+    return SnapshotRestore(_text(body, "name"), _identifier(body, "target_branch_id"), bool(finalize))
+
+
+def finalize_name(body: Fields) -> str | None:
+    return _text(body, "name")
 
 
 def new_role(body: Fields) -> str:

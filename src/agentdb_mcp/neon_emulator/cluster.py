@@ -110,6 +110,22 @@ class Cluster:
         oid: int = await self.pool.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
         return name, oid
 
+    async def grants(self, database_oid: int) -> list[tuple[int, str]]:
+        """Who has which rights on a database itself, which a copy has not: `(role, right)`."""
+        records = await self.pool.fetch(
+            "SELECT grantee, privilege_type FROM pg_database, aclexplode(datacl)"
+            " WHERE pg_database.oid = $1 AND grantee NOT IN (0, datdba)",
+            database_oid,
+        )
+        return [(record["grantee"], record["privilege_type"]) for record in records]
+
+    async def grant(self, database_oid: int, grants: Sequence[tuple[int, str]]) -> None:
+        """Give roles that are still there these rights."""
+        database = await self._database_name(database_oid)
+        for oid, right in grants:
+            for role in await self._role_names([oid]):
+                await self.pool.execute(f"GRANT {right} ON DATABASE {quoted(database)} TO {quoted(role)}")
+
     async def close(self, database_oids: Sequence[int]) -> None:
         """Let nobody in and end the sessions there."""
         for oid in database_oids:

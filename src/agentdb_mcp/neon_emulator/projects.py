@@ -27,6 +27,7 @@ from agentdb_mcp.neon_emulator.state import (
     Operation,
     Project,
     Role,
+    Snapshot,
     find_project,
     insert,
     of_project,
@@ -277,6 +278,7 @@ class Projects:
         async with self.pool.acquire() as connection, connection.transaction():
             await connection.execute("DELETE FROM database WHERE project_id = $1", project_id)
             await connection.execute("DELETE FROM role WHERE project_id = $1", project_id)
+            await connection.execute("DELETE FROM snapshot WHERE project_id = $1", project_id)
             await connection.execute("UPDATE project SET state = 'purged' WHERE id = $1", project_id)
 
     async def _undo(self, project_id: str) -> None:
@@ -293,7 +295,8 @@ class Projects:
     async def _drop_from_cluster(self, project_id: str) -> None:
         roles, databases = await self._oids(project_id)
         others = await select(self.pool, Database, "WHERE project_id <> $1", project_id)
-        await self.drop(roles, databases, [database.oid for database in others])
+        kept = [copy["oid"] for each in await of_project(self.pool, Snapshot, project_id) for copy in each.databases]
+        await self.drop(roles, databases + kept, [database.oid for database in others])
 
     async def drop(self, roles: Sequence[int], databases: Sequence[int], spared: Sequence[int]) -> None:
         for attempt in range(1, DROP_ATTEMPTS + 1):

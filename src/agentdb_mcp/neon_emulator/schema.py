@@ -85,6 +85,20 @@ CREATE TABLE IF NOT EXISTS database (
     updated_at timestamptz NOT NULL
 );
 CREATE INDEX IF NOT EXISTS database_project ON database (project_id);
+CREATE TABLE IF NOT EXISTS snapshot (
+    id text PRIMARY KEY,
+    project_id text NOT NULL REFERENCES project ON DELETE CASCADE,
+    source_branch_id text NOT NULL,
+    name text NOT NULL,
+    size_bytes bigint NOT NULL,
+    sized_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    databases json NOT NULL,
+    role_oids oid[] NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS snapshot_project ON snapshot (project_id);
 -- `ends_at` is unknown while the work goes on; the status follows from the times.
 CREATE TABLE IF NOT EXISTS operation (
     seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,

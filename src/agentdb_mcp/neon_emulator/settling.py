@@ -50,7 +50,9 @@ async def settle(computes: Computes, project_ids: Sequence[str] | None = None, *
         booked = {stretch.endpoint_id: stretch.end for stretch in ran}
         if sizes:
             entries += usage.of_sizes(books.branches, books.held, books.now)
-            await usage.book(connection, entries, booked, books.held, books.now)
+            async with connection.transaction():
+                entries += await usage.of_snapshots(connection, [project.id for project in books.projects], books.now)
+                await usage.book(connection, entries, booked, books.held, books.now)
         else:
             await usage.book(connection, entries, booked)
     for stretch in ran:

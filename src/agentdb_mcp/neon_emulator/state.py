@@ -105,6 +105,23 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`databases` are `{oid, owner_name, origin, grants}`: copies that belong to the cluster's superuser."""
+
+    id: str
+    project_id: str
+    source_branch_id: str
+    name: str
+    size_bytes: int
+    sized_at: datetime
+    expires_at: datetime | None
+    databases: list[Fields]
+    role_oids: list[int]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     id: uuid.UUID
     seq: int

@@ -124,6 +124,24 @@ class Usage:
                 entries.append(Entry(branch.project_id, hour, root if branch.parent_id is None else child))
         return entries
 
+    async def of_snapshots(
+        self, connection: asyncpg.Connection, project_ids: Sequence[str], now: datetime
+    ) -> list[Entry]:
+        """What snapshots held since this was asked last; the caller writes it down in the same transaction."""
+        records = await connection.fetch(
+            "UPDATE snapshot SET sized_at = now.at FROM snapshot AS old, LATERAL (SELECT greatest(old.sized_at,"
+            " least($2, coalesce(old.expires_at, $2))) AS at) AS now"
+            " WHERE old.id = snapshot.id AND old.project_id = ANY($1)"
+            " RETURNING old.project_id, old.size_bytes, old.sized_at AS since, now.at AS until",
+            list(project_ids),
+            now,
+        )
+        return [
+            Entry(record["project_id"], hour, {"snapshot_byte_hours": record["size_bytes"] * seconds / 3600})
+            for record in records
+            for hour, seconds in by_hour(record["since"], record["until"])
+        ]
+
     async def measure(self, connection: asyncpg.Connection, branches: Sequence[Branch]) -> dict[str, int]:
         """The bytes that each branch holds; only those are looked at where something may have changed."""
         known = {branch.id: branch.size_bytes for branch in branches}

@@ -16,6 +16,7 @@ from agentdb_mcp.policy.sections import (
     AuditRules,
     BudgetThresholds,
     Cents,
+    CheckpointRules,
     ComputeRules,
     Extensions,
     LimitRules,
@@ -47,6 +48,7 @@ class Policy(Section):
     limits: LimitRules
     analysis: AnalysisRules
     access: Access
+    checkpoints: CheckpointRules
     sim: SimRules
     extensions: Extensions
     statements: StatementRules

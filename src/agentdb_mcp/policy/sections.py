@@ -186,6 +186,15 @@ class LimitRules(Section):
         return Limits(self.timeout_s, self.max_rows, self.max_bytes)
 
 
+class CheckpointRules(Section):
+    """Which states of their databases tenants may keep; `max_copy_bytes` bounds those that are whole copies."""
+
+    enabled: bool
+    max_per_database: Positive
+    keep_days: Annotated[int, Field(ge=1, le=365)]
+    max_copy_bytes: Positive
+
+
 class Access(Section):
     mode: Annotated[AccessMode, _member(AccessMode)]
 

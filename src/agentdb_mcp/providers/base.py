@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from agentdb_mcp.models import Consumption, Project, ProjectAccess, ProjectSettings, Scope
+from agentdb_mcp.models import Checkpoint, Consumption, Project, ProjectAccess, ProjectSettings, Scope
 
 
 class Provider(Protocol):
     """Makes, finds, changes and removes projects. Raises ProvisioningFailed with a sentence for its reader."""
+
+    @property
+    def copies_whole(self) -> bool:
+        """Whether a checkpoint is a copy of the whole database, which ends its sessions and takes time by its size."""
+        ...
 
     async def find(self, name: str) -> list[Project]:
         """Live projects with exactly this name, the oldest first."""
@@ -57,6 +62,29 @@ class Provider(Protocol):
 
     async def recover(self, project_id: str) -> Project:
         """Bring a deleted project back, where the provider keeps it for a while."""
+        ...
+
+    async def checkpoint(self, project_id: str, name: str, expires_at: datetime) -> Checkpoint:
+        """Keep the project's data as it is now, where no login reaches it."""
+        ...
+
+    async def checkpoints(self, project_id: str) -> list[Checkpoint]:
+        """What is kept, the oldest first."""
+        ...
+
+    async def restore(self, project_id: str, checkpoint_id: str) -> Project:
+        """Put back what a checkpoint kept, under the same connection string; connections end.
+
+        What was there is gone afterwards. The checkpoint stays.
+        """
+        ...
+
+    async def drop_checkpoint(self, project_id: str, checkpoint_id: str) -> None:
+        """Forget a checkpoint; one that is gone already is a success."""
+        ...
+
+    async def tidy(self, project_id: str) -> None:
+        """Remove what checkpoints, restores and copies left that were interrupted. Not while one of them runs."""
         ...
 
     async def consumption(self, project_ids: Sequence[str], since: datetime, until: datetime) -> list[Consumption]:

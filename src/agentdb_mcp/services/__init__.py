@@ -4,6 +4,7 @@ from agentdb_mcp.services.analysis import Analysis
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.browse import Browse
 from agentdb_mcp.services.budgets import Budgets
+from agentdb_mcp.services.checkpoints import Checkpoints
 from agentdb_mcp.services.copying import Copied, Copying
 from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.health import Health
@@ -11,6 +12,7 @@ from agentdb_mcp.services.held_rows import HeldRows
 from agentdb_mcp.services.keys import Keys, KeysReport
 from agentdb_mcp.services.lifecycle import Lifecycle
 from agentdb_mcp.services.metering import Clock, Metering, utc_now
+from agentdb_mcp.services.migration_trials import MigrationTrial, MigrationTrials
 from agentdb_mcp.services.owners import Owners
 from agentdb_mcp.services.pages import Page, Pages
 from agentdb_mcp.services.pausing import Pausing
@@ -29,6 +31,7 @@ __all__ = [
     "Audit",
     "Browse",
     "Budgets",
+    "Checkpoints",
     "Clock",
     "Copied",
     "Copying",
@@ -40,6 +43,8 @@ __all__ = [
     "KeysReport",
     "Lifecycle",
     "Metering",
+    "MigrationTrial",
+    "MigrationTrials",
     "OpenDatabase",
     "Owners",
     "Page",

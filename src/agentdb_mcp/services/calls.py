@@ -176,14 +176,26 @@ class Calls:
 
     async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call, slot: Slot | None) -> list[Result]:
         try:
-            return recording.gave(await self.pools.run(database.target, call, slot))
+            results = await self.pools.run(database.target, call, slot)
         except DatabaseUnavailable:
             self.databases.forget(tenant, database.scope)
             raise
+        recording.gave([result for place, result in enumerate(results) if place not in call.unasked])
+        return results
 
-    async def _size(self, database: OpenDatabase, slot: Slot | None) -> int:
+    async def size(self, database: OpenDatabase, slot: Slot | None = None) -> int:
+        """The database's bytes now, without its checkpoints'. Raises DatabaseUnavailable."""
         call = Call([Statement(_SIZE)], self.limits(), catalog=True)
         return int(str((await self.pools.run(database.target, call, slot))[0].rows[0][0]))
+
+    async def look_at_size(self, database: OpenDatabase) -> None:
+        """Let the budget know anew how much is stored."""
+        if self._spending is not None and (counted := metered(database)) is not None:
+            await self._spending.look_at_size(*counted, lambda: self._size(database, None), freed=True)
+
+    async def _size(self, database: OpenDatabase, slot: Slot | None) -> int:
+        """With its checkpoints, which are stored as well."""
+        return await self.size(database, slot) + database.checkpoint_bytes
 
 
 def _refusal(decision: Decision, allowance: Allowance) -> AgentDBError:

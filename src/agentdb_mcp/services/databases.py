@@ -43,6 +43,8 @@ class OpenDatabase:
     row_id: str | None = None
     payer: str | None = None
     fixed: bool = False  # given by the process's environment
+    project_name: str | None = None
+    checkpoint_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,12 @@ class Databases:
             self._retired(known.target.key)
         return found
 
+    async def row_of(self, database: OpenDatabase) -> DatabaseRow | None:
+        """The row of a managed database as it is now; None of one that was brought by its URL."""
+        if self._control is None or database.project_name is None:
+            return None
+        return await self._control.databases.find(database.scope, database.project_name)
+
     def forget(self, tenant: Tenant, scope: Scope) -> None:
         """Resolve anew at the next call: the database did not answer."""
         if (known := self._known.get((tenant, scope))) is not None:
@@ -169,7 +177,15 @@ class Databases:
         register_secret(uri)
         target = DatabaseTarget(f"{row.id}:{row.generation}", uri, role=row.role_name, database_id=row.id)
         payer = row.user_id if row.ownership is Ownership.PLATFORM else None
-        return OpenDatabase(target, scope, row.access_mode, row.id, payer)
+        return OpenDatabase(
+            target,
+            scope,
+            row.access_mode,
+            row.id,
+            payer,
+            project_name=row.project_name,
+            checkpoint_bytes=row.checkpoint_bytes,
+        )
 
     def _plain_url(self, value: str, name: str) -> Secret | None:
         return plain_url(value, name, self._cipher)

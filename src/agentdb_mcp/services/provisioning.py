@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio
 
@@ -17,15 +18,19 @@ from agentdb_mcp.credentials.cipher import Cipher
 from agentdb_mcp.errors import AgentDBError, ConfigurationError, DatabaseUnavailable, ProvisioningFailed
 from agentdb_mcp.execution import layout
 from agentdb_mcp.logs import get_logger, register_secret
-from agentdb_mcp.models import DatabaseStatus, ProjectSettings, Scope
+from agentdb_mcp.models import DatabaseStatus, Project, ProjectSettings, Scope
 from agentdb_mcp.providers import Provider, project_name
 from agentdb_mcp.services.variables import Variables
 from agentdb_mcp.store import Claim, DatabaseRow, DatabaseStore
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
+
 LEASE_S = 60.0
 WAIT_S = 150.0
+# For a turn with a database, and to clean up after what failed.
+TURN_S, TIDY_S = 20.0, 5.0
 _BEGINNING = [DatabaseStatus.PENDING, DatabaseStatus.PROVISIONING]
 _GONE = {DatabaseStatus.DELETING, DatabaseStatus.DELETED}
 
@@ -82,6 +87,66 @@ class Provisioning:
         raise ProvisioningFailed(
             "The database is still being removed by another process.", hint="Run it again in a minute.", retryable=True
         )
+
+    async def alone(self, row: DatabaseRow, work: Callable[[Claim, Provider], Awaitable[T]]) -> T:
+        """Do something with a ready database's project that one process does at a time; waits for its turn.
+
+        What fails is tidied up. Where that fails too, or we die, the lease runs out, which `reconcile` sees.
+        """
+        provider, _ = self._configured()
+        claim = await self._turn(row)
+        done: list[T] = []
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._keep_lease, claim)
+                done.append(await work(claim, provider))
+                group.cancel_scope.cancel()
+            await self.databases.release(claim, None)
+        except BaseException as wrapped:  # noqa: BLE001  (it is raised again, unwrapped)
+            error = _only(wrapped)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(TIDY_S, shield=True):
+                try:
+                    await provider.tidy(claim.row.project_id or "")
+                    error = await self._release(claim, error)
+                except AgentDBError as failure:
+                    log.warning("not tidied up", project=row.project_name, code=failure.code)
+            raise error from None
+        return done[0]
+
+    async def _turn(self, row: DatabaseRow) -> Claim:
+        pause = 0.05
+        with anyio.move_on_after(TURN_S):
+            while True:
+                claim = await self.databases.claim(row.scope, row.project_name, [DatabaseStatus.READY], LEASE_S)
+                if claim is not None:
+                    return claim
+                if not await self._still_there(row):
+                    raise _deleted(row.scope)
+                await anyio.sleep(pause)
+                pause = min(1.0, pause * 1.5)
+        raise ProvisioningFailed(
+            "Another process makes or restores a checkpoint of the database.", hint="Run it again.", retryable=True
+        )
+
+    async def look_again(self, row: DatabaseRow) -> None:
+        """Mend what an interrupted `alone` left."""
+
+        async def mend(claim: Claim, provider: Provider) -> None:
+            await provider.tidy(claim.row.project_id or "")
+            await self.reopen(claim, None)
+
+        await self.alone(row, mend)
+
+    async def reopen(self, claim: Claim, branch_id: str | None) -> None:
+        """Write down the way in anew: a restore may have brought back an older password and older rights."""
+        provider, cipher = self._configured()
+        row = claim.row
+        project = Project(row.project_id or "", row.project_name, branch_id)
+        access, role = await provider.access(project), row.role_name or ""
+        register_secret(access.uri)
+        await layout.install(access.uri, role, connection_limit=self.connection_limit)
+        await self.databases.record_project(claim, project.id, branch_id)
+        await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
 
     async def _still_there(self, row: DatabaseRow) -> bool:
         now = await self.databases.find(row.scope, row.project_name)

@@ -45,6 +45,8 @@ TAUGHT = frozenset({"mcp", "rest"})
 
 Found = TypeVar("Found")
 
+Around = Callable[[Call], Call]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -86,15 +88,16 @@ class Queries:
         transaction: bool = False,
         keep: bool = True,
         hold: bool = False,
+        around: Around = lambda call: call,
     ) -> Answer:
         """Run the statements in one transaction, all or nothing; without `keep` it is rolled back at its end.
 
-        With `hold` an answer has also rows beyond the first `max_rows`, as many as policy lets a server hold.
-        Raises AgentDBError.
+        With `hold` an answer has also rows beyond the first `max_rows`, as many as policy lets a server hold; `around`
+        may put reads of our own between those that were judged. Raises AgentDBError.
         """
         with recorded(self._recorder, tenant, scope, statements), self.calls.one(tenant):
             limits = self.calls.limits(max_rows, hold=hold)
-            return await self._execute(tenant, scope, statements, limits, transaction, keep)
+            return await self._execute(tenant, scope, statements, limits, transaction, keep, around)
 
     async def recall(self, tenant: Tenant, scope: Scope, find: Callable[[], tuple[str, Found]]) -> Found:
         """What an earlier call left, as `find` gives it with the key of the database that it is of; it runs nothing.
@@ -117,6 +120,7 @@ class Queries:
         limits: Limits,
         transaction: bool,
         keep: bool,
+        around: Around,
     ) -> Answer:
         if len(statements) > (most := self._policy.limits.max_statements):
             raise InvalidArgument(
@@ -129,7 +133,7 @@ class Queries:
         database = await self._databases.open(tenant, scope)
         async with self.calls.allowance(database, limits.timeout_s * len(statements)) as allowance:
             decision = self.calls.decide(facts, database, allowance, transaction=transaction)
-            call = Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep)
+            call = around(Call(statements, allowance.shortened(limits, len(statements)), decision.read_only, keep))
             try:
                 results = await self._attempt(tenant, database, call, facts, allowance)
             except SqlError as error:
@@ -224,7 +228,7 @@ class Queries:
             # A read of a view, or under a row policy, whose function writes: nothing forbids it here.
             return await self.calls.run(tenant, database, replace(call, read_only=False))
         alone = len(facts) == 1 and facts[0].why == "CREATE EXTENSION" and len(facts[0].objects) == 1
-        if error.sqlstate == NOT_PERMITTED and alone and may_write and database.target.role is not None:
+        if error.sqlstate == NOT_PERMITTED and alone and call.keep and may_write and database.target.role is not None:
             await self._pools.install_extension(database.target, facts[0].objects[0])
             return [Result((), [], truncated=False, command_tag="CREATE EXTENSION", duration_ms=0.0)]
         raise error

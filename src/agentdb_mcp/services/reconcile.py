@@ -38,6 +38,7 @@ class Kind(StrEnum):
     HALF_DELETED = "half-deleted"
     OWNERLESS = "ownerless"
     LOST = "lost"
+    INTERRUPTED = "interrupted"
 
 
 _MENDING = {
@@ -47,6 +48,7 @@ _MENDING = {
     Kind.HALF_DELETED: "its deletion was interrupted: complete it",
     Kind.OWNERLESS: "its owner is gone, or archived for too long: delete the database",
     Kind.LOST: "the row's project is gone at the provider: recover it",
+    Kind.INTERRUPTED: "a checkpoint or a restore was interrupted: remove what it left",
 }
 
 
@@ -109,6 +111,8 @@ def _of_row(
     elif row.status is DatabaseStatus.READY and row.ownership is Ownership.PLATFORM:
         if row.project_id is not None and row.project_id not in {project.id for project in projects}:
             yield Finding(Kind.LOST, row.project_name, row.scope, row.project_id, row)
+        elif entry.abandoned:
+            yield Finding(Kind.INTERRUPTED, row.project_name, row.scope, row.project_id, row)
         for project in projects:
             if project.id != row.project_id and _settled(project, now, settled_s):
                 yield Finding(Kind.DUPLICATE, row.project_name, row.scope, project.id, row)
@@ -186,6 +190,8 @@ class Reconcile:
             await self.provisioning.ensure(row.scope, row.owner_id)
         elif finding.kind in {Kind.HALF_DELETED, Kind.OWNERLESS}:
             await self.provisioning.remove(row)
+        elif finding.kind is Kind.INTERRUPTED:
+            await self.provisioning.look_again(row)
         elif finding.project_id is not None and await self._still(row):
             if finding.kind is Kind.LOST:
                 await self.provider.recover(finding.project_id)

@@ -62,11 +62,10 @@ def reached(database_id: str | None) -> None:
         call.database_id = database_id
 
 
-def gave(results: list[Result]) -> list[Result]:
-    """What the call came to, passed on."""
+def gave(results: list[Result]) -> None:
+    """What the call came to."""
     if (call := _CALL.get()) is not None:
         call.rows = sum(_rows(result) for result in results)
-    return results
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,20 @@ class AuditStore:
                 return
             last = rows[-1]["sequence"]
 
+    async def count_writing(self, user_id: str, database_id: str, since: datetime) -> int:
+        """Calls on the database since then that were let write, up to a page of them."""
+        async with self._control.connection() as connection:
+            count = await connection.fetchval(
+                "SELECT count(*) FROM (SELECT FROM db_audit_log WHERE user_id = $1 AND at >= $2 AND database_id = $3"
+                " AND decision = 'allowed' AND kinds && ARRAY['write', 'schema', 'reclaim', 'unknown']"
+                " LIMIT $4) AS found",
+                user_id,
+                since,
+                database_id,
+                PAGE,
+            )
+        return int(count)
+
     async def users(self) -> list[str]:
         """Everybody who has a chain, or entries without one."""
         async with self._control.connection() as connection:

@@ -26,7 +26,7 @@ _OWNERS = {Scope.AGENT: "workspace", Scope.GLOBAL: '"user"'}
 
 _COLUMNS = (
     "id, project_name, status, ownership_type, access_mode, neon_project_id, neon_branch_id, neon_connection_uri,"
-    " database_name, role_name, generation, fence, paused, user_id, last_error,"
+    " database_name, role_name, generation, fence, paused, user_id, checkpoint_bytes, last_error,"
     " coalesce(lease_expires_at > now(), false) AS leased"
 )
 
@@ -56,6 +56,7 @@ class DatabaseRow:
     paused: bool | None = False
     last_error: str | None = None
     leased: bool = False
+    checkpoint_bytes: int = 0
 
 
 class OwnerUnknown(ProvisioningFailed):
@@ -74,7 +75,8 @@ class Claim:
 class Inventory:
     """A row as `reconcile` sees it: whether somebody works on it, since when it rests, whether its owner is gone.
 
-    `archived_s` is for how long its workspace has been archived; None if it is not.
+    `archived_s` is for how long its workspace has been archived; None if it is not. `abandoned` is a lease that ended
+    by itself: whoever held it was interrupted.
     """
 
     row: DatabaseRow
@@ -82,6 +84,7 @@ class Inventory:
     idle_s: float
     ownerless: bool
     archived_s: float | None = None
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +133,21 @@ class DatabaseStore:
             for scope, (table, owner) in _TABLES.items():
                 rows = await connection.fetch(
                     f"SELECT {_COLUMNS}, {owner} AS owner_id,"
+                    " coalesce(lease_expires_at <= now(), false) AS abandoned,"
                     " extract(epoch FROM now() - updated_at)::float8 AS idle_s, NOT EXISTS (SELECT FROM"
                     f" {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS ownerless, (SELECT extract(epoch FROM now() -"
                     f" {ARCHIVED_AT})::float8 FROM {_OWNERS[scope]} AS o WHERE o.id = d.{owner}) AS archived_s"
                     f" FROM {table} AS d WHERE status <> 'deleted' ORDER BY created_at, id"
                 )
                 found += [
-                    Inventory(_row(scope, row), row["leased"], row["idle_s"], row["ownerless"], row["archived_s"])
+                    Inventory(
+                        _row(scope, row),
+                        row["leased"],
+                        row["idle_s"],
+                        row["ownerless"],
+                        row["archived_s"],
+                        row["abandoned"],
+                    )
                     for row in rows
                 ]
         return found
@@ -197,7 +208,8 @@ class DatabaseStore:
                     await connection.execute(
                         f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $1,"
                         " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                        " role_name = NULL, database_name = NULL, paused = false, updated_at = now(),"
+                        " role_name = NULL, database_name = NULL, paused = false, checkpoint_bytes = 0,"
+                        " updated_at = now(),"
                         " former_until = updated_at, former_project_ids = CASE WHEN former_until >"
                         " coalesce(last_consumption_sync, created_at) THEN former_project_ids ELSE '{}' END"
                         " || array_remove(ARRAY[neon_project_id], NULL)"
@@ -242,15 +254,19 @@ class DatabaseStore:
             role_name,
         )
 
-    async def release(self, claim: Claim, error_code: str) -> None:
-        """Give the lease back after a failure, for the next caller to try."""
+    async def record_checkpoints(self, claim: Claim, checkpoint_bytes: int) -> None:
+        """What the database's checkpoints hold together."""
+        await self._fenced(claim, "checkpoint_bytes = $3", checkpoint_bytes)
+
+    async def release(self, claim: Claim, error_code: str | None) -> None:
+        """Give the lease back: after a failure, for the next caller to try; None where the work is done."""
         await self._fenced(claim, "lease_expires_at = NULL, last_error = $3", error_code)
 
     async def record_deleted(self, claim: Claim) -> None:
         await self._fenced(
             claim,
             "status = 'deleted', lease_expires_at = NULL, neon_connection_uri = NULL, role_name = NULL,"
-            " last_error = NULL",
+            " checkpoint_bytes = 0, last_error = NULL",
         )
 
     async def tombstone(self, row: DatabaseRow) -> None:
@@ -283,6 +299,18 @@ class DatabaseStore:
             await connection.execute(
                 f"UPDATE {table} SET paused = $3 WHERE id = $1 AND generation = $2", row.id, row.generation, paused
             )
+
+    async def with_checkpoints(self) -> list[DatabaseRow]:
+        """Ready databases that had checkpoints when that was looked at last."""
+        found: list[DatabaseRow] = []
+        async with self._control.connection() as connection:
+            for scope, (table, owner) in _TABLES.items():
+                rows = await connection.fetch(
+                    f"SELECT {_COLUMNS}, {owner} AS owner_id FROM {table}"
+                    " WHERE status = 'ready' AND checkpoint_bytes > 0 ORDER BY id"
+                )
+                found += [_row(scope, row) for row in rows]
+        return found
 
     async def billed(self) -> list[BilledDatabase]:
         """What the platform pays for, or paid for until its deletion and not all of that is known.
@@ -353,4 +381,5 @@ def _row(scope: Scope, row: asyncpg.Record) -> DatabaseRow:
         paused=row["paused"],
         last_error=row["last_error"],
         leased=row["leased"],
+        checkpoint_bytes=row["checkpoint_bytes"],
     )

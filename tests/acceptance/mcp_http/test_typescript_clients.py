@@ -53,6 +53,16 @@ CALLS: dict[str, tuple[Json, Json, str]] = {
         {"from_database": "global", "query": "SELECT nothing FROM nobody", "to_table": "people"},
         "sql_error",
     ),
+    "try_migration": (
+        {"statements": [{"sql": "ALTER TABLE people ADD COLUMN age int"}]},
+        {"statements": []},
+        "invalid_argument",
+    ),
+    # In this order: what one makes, the last one deletes.
+    "create_checkpoint": ({"name": "kept"}, {"name": "x" * 64}, "invalid_argument"),
+    "list_checkpoints": ({}, {"surprise": 1}, "invalid_argument"),
+    "restore_checkpoint": ({"checkpoint": "kept", "confirm": True}, {"checkpoint": "lost"}, "invalid_argument"),
+    "delete_checkpoint": ({"checkpoint": "kept"}, {"checkpoint": "lost"}, "invalid_argument"),
     "explain_query": (
         {"sql": "SELECT name FROM people WHERE id = 1"},
         {"sql": "SELECT nothing FROM people"},

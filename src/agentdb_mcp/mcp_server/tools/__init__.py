@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from agentdb_mcp.mcp_server.tools import analysis, budget, copying, health, objects, schema, sql
+from agentdb_mcp.mcp_server.tools import (
+    analysis,
+    budget,
+    checkpoints,
+    copying,
+    health,
+    migration,
+    objects,
+    schema,
+    sql,
+)
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 
 __all__ = ["TOOLS", "Operations", "Tool"]
@@ -12,6 +22,8 @@ TOOLS = (
     *objects.TOOLS,
     *sql.TOOLS,
     *copying.TOOLS,
+    *migration.TOOLS,
+    *checkpoints.TOOLS,
     *analysis.TOOLS,
     *health.TOOLS,
     *budget.TOOLS,

@@ -10,7 +10,7 @@ from agentdb_mcp.mcp_server.arguments import Arguments
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.policy import Policy
-from agentdb_mcp.services import Analysis, Copying, Health, Pages, Queries, Usage
+from agentdb_mcp.services import Analysis, Checkpoints, Copying, Health, Pages, Queries, Usage
 
 # How far a call is: a number that grows, and what it means.
 Report = Callable[[int, str], Awaitable[None]]
@@ -36,6 +36,8 @@ class Operations:
     analysis: Analysis
     copying: Copying
     report: Report = _nobody_listens
+    # None where nothing here makes databases.
+    checkpoints: Checkpoints | None = None
 
 
 Handler = Callable[[Operations, Scope, Any], Awaitable[Rendered]]

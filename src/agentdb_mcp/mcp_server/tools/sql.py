@@ -30,7 +30,7 @@ class TransactionStatement(Arguments):
 
 class ExecuteTransaction(Arguments):
     statements: list[TransactionStatement] = Field(
-        min_length=1, description="The statements, in order; all of them take effect or none."
+        min_length=1, description="In order; all of them take effect or none."
     )
 
 
@@ -54,9 +54,8 @@ TOOLS = (
     Tool(
         "execute_sql",
         "Run one SQL statement",
-        "Run one Postgres statement, such as SELECT, INSERT, UPDATE, DELETE, CREATE TABLE or ALTER TABLE, and get its"
-        " rows. It commits when it succeeds. Pass values through params as $1, $2, … instead of writing them into the"
-        " SQL. The database is yours: create what you need in schema public.",
+        "Run one Postgres statement and get its rows. It commits when it succeeds. Pass values through params as $1,"
+        " $2, … instead of writing them into the SQL. The database is yours: create what you need in schema public.",
         ExecuteSql,
         schemas.RESULT,
         _execute_sql,

@@ -23,7 +23,7 @@ _MEANING = {
     404: "Neon does not know this project or organization.",
     406: "Neon has no capacity or no data for what was asked.",
     412: "Neon's plan does not accept these settings.",
-    422: "Neon's limit of projects is reached, or it does not accept the request.",
+    422: "Neon's limit of projects or snapshots is reached, or it does not accept the request.",
     423: "Another operation runs on the project at Neon.",
     429: "Neon's rate limit is reached.",
 }

@@ -93,7 +93,7 @@ class Organization:
         await self.configure(project_id, ProjectSettings(quota=Quota(active_time_seconds=0)))
 
     async def access(self, project_id: str, branch_id: str | None, pooled: bool) -> ProjectAccess:
-        branch_id = branch_id or await self._default_branch(project_id)
+        branch_id = branch_id or await self.default_branch(project_id)
         operations = await self.api.call("GET", f"/projects/{project_id}/operations")
         with understood():  # what failed once is history; what runs is waited for
             running = [item for item in operations["operations"] if item["status"] not in DONE | FAILED]
@@ -105,7 +105,7 @@ class Organization:
             return ProjectAccess(Secret(str(answer["uri"])), name, owner)
 
     async def reset_password(self, project_id: str, branch_id: str | None) -> ProjectAccess:
-        branch_id = branch_id or await self._default_branch(project_id)
+        branch_id = branch_id or await self.default_branch(project_id)
         _, owner = await self._database(project_id, branch_id)
         path = f"/projects/{project_id}/branches/{branch_id}/roles/{owner}/reset_password"
         await self.api.do(project_id, "POST", path)
@@ -129,7 +129,7 @@ class Organization:
         path = f"/organizations/{self.org_id}/projects/transfer"
         await self.api.call("POST", path, json={"project_ids": [project_id], "destination_org_id": to_org_id})
 
-    async def _default_branch(self, project_id: str) -> str:
+    async def default_branch(self, project_id: str) -> str:
         answer = await self.api.call("GET", f"/projects/{project_id}/branches")
         with understood():
             defaults = [item["id"] for item in answer["branches"] if item.get("default", item.get("primary"))]

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentdb_mcp.errors import ProvisioningFailed
-from agentdb_mcp.models import Consumption, Project, ProjectAccess, ProjectSettings, Secret
-from agentdb_mcp.providers.neon import answers
+from agentdb_mcp.models import Checkpoint, Consumption, Project, ProjectAccess, ProjectSettings, Secret
+from agentdb_mcp.providers.neon import answers, snapshots
 from agentdb_mcp.providers.neon.api import NeonApi, neon_api
 from agentdb_mcp.providers.neon.consumption import consumption
 from agentdb_mcp.providers.neon.organization import Organization
@@ -25,6 +25,8 @@ def _utc_now() -> datetime:
 
 class NeonProvider:
     """The first organization is where projects go that are not said to be paid for."""
+
+    copies_whole = False
 
     def __init__(self, organizations: Sequence[Organization], clock: Callable[[], datetime] = _utc_now) -> None:
         self._organizations = tuple(organizations)
@@ -74,6 +76,21 @@ class NeonProvider:
         raise ProvisioningFailed(
             "Neon cannot recover this project.", hint="It keeps a deleted project for seven days: make a new one."
         )
+
+    async def checkpoint(self, project_id: str, name: str, expires_at: datetime) -> Checkpoint:
+        return await snapshots.create(await self._of(project_id), project_id, name, expires_at)
+
+    async def checkpoints(self, project_id: str) -> list[Checkpoint]:
+        return await snapshots.listed(await self._of(project_id), project_id)
+
+    async def restore(self, project_id: str, checkpoint_id: str) -> Project:
+        return await snapshots.restore(await self._of(project_id), project_id, checkpoint_id)
+
+    async def drop_checkpoint(self, project_id: str, checkpoint_id: str) -> None:
+        await snapshots.delete(await self._of(project_id), project_id, checkpoint_id)
+
+    async def tidy(self, project_id: str) -> None:
+        await snapshots.tidy(await self._of(project_id), project_id)
 
     async def consumption(self, project_ids: Sequence[str], since: datetime, until: datetime) -> list[Consumption]:
         """By the hour for a week back, by the day for two months before that, by the month before those."""

@@ -157,6 +157,7 @@ async def finish_delete(registry: asyncpg.Connection, row: Row) -> None:
     if await registry.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", row.role_name):
         await registry.execute(f"ALTER ROLE {quoted(row.role_name)} NOLOGIN")
     await end_connections(registry, row)
+    await drop_copies(registry, "WHERE project_id = $1", row.id)
     owned = await registry.fetch(
         "SELECT datname FROM pg_database AS d LEFT JOIN pg_roles AS r ON r.oid = d.datdba"
         " WHERE datname = $1 OR rolname = $2",
@@ -168,6 +169,15 @@ async def finish_delete(registry: asyncpg.Connection, row: Row) -> None:
         await registry.execute(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
     await _drop_roles(registry, row)
     await registry.execute("DELETE FROM public.project WHERE id = $1", row.id)
+
+
+async def drop_copies(registry: asyncpg.Connection, condition: str, *values: object) -> None:
+    """Databases first, then their rows."""
+    for copy_id, database in await registry.fetch(f"SELECT id, database_name FROM public.copy {condition}", *values):
+        if await registry.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+            await registry.execute(f"ALTER DATABASE {quoted(database)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
+            await registry.execute(f"DROP DATABASE {quoted(database)} WITH (FORCE)")
+        await registry.execute("DELETE FROM public.copy WHERE id = $1", copy_id)
 
 
 async def _drop_roles(registry: asyncpg.Connection, row: Row) -> None:

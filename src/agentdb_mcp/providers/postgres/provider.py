@@ -16,7 +16,8 @@ import anyio
 import asyncpg
 
 from agentdb_mcp.errors import ProvisioningFailed
-from agentdb_mcp.models import Consumption, Project, ProjectAccess, ProjectSettings, Secret
+from agentdb_mcp.models import Checkpoint, Consumption, Project, ProjectAccess, ProjectSettings, Secret
+from agentdb_mcp.providers.postgres import copies
 from agentdb_mcp.providers.postgres import projects as steps
 from agentdb_mcp.providers.postgres.cluster import Cluster, ours
 from agentdb_mcp.providers.postgres.projects import Row
@@ -25,6 +26,8 @@ from agentdb_mcp.providers.postgres.setup import REGISTRY, check_powers, prepare
 
 class PostgresProvider:
     """Every call has a connection of its own, which is closed at its end."""
+
+    copies_whole = True
 
     def __init__(self, admin_uri: Secret) -> None:
         self._cluster = Cluster(admin_uri)
@@ -91,17 +94,52 @@ class PostgresProvider:
             hint="Restore it from a backup of the cluster, or make a new one.",
         )
 
+    async def checkpoint(self, project_id: str, name: str, expires_at: datetime) -> Checkpoint:
+        async with self._project(project_id) as (registry, row):
+            return await copies.keep(self._cluster, registry, row, name, expires_at)
+
+    async def checkpoints(self, project_id: str) -> list[Checkpoint]:
+        async with self._registry() as registry:
+            found = await steps.rows(registry, "WHERE id = $1 AND state = 'ready'", project_id)
+            return await copies.kept(registry, found[0]) if found else []
+
+    async def restore(self, project_id: str, checkpoint_id: str) -> Project:
+        async with self._project(project_id) as (registry, row):
+            await copies.restore(self._cluster, registry, row, checkpoint_id)
+            return row.project
+
+    async def drop_checkpoint(self, project_id: str, checkpoint_id: str) -> None:
+        async with self._registry() as registry:
+            if (row := await steps.locked_by_id(registry, project_id)) is not None:
+                await copies.drop(registry, row, checkpoint_id)
+
+    async def tidy(self, project_id: str) -> None:
+        async with self._registry() as registry:
+            if (row := await steps.locked_by_id(registry, project_id)) is not None:
+                await copies.tidy(registry, row)
+
     async def consumption(self, project_ids: Sequence[str], since: datetime, until: datetime) -> list[Consumption]:
-        """One span: the size that each database has now, for as long as was asked."""
+        """One span: the size that each database has now, and its copies, for as long as was asked."""
         hours = Decimal((until - since).total_seconds()) / 3600
         async with self._registry() as registry:
             sizes = await registry.fetch(
-                "SELECT p.id, pg_database_size(d.oid) AS bytes FROM public.project AS p"
+                "SELECT p.id, pg_database_size(d.oid) AS bytes, (SELECT coalesce(sum(pg_database_size(k.oid)), 0)"
+                " FROM public.copy AS c JOIN pg_database AS k ON k.datname = c.database_name"
+                " WHERE c.project_id = p.id)::int8 AS copied FROM public.project AS p"
                 " JOIN pg_database AS d ON d.datname = p.database_name"
                 " WHERE p.id = ANY ($1::text[]) AND p.state = 'ready' ORDER BY p.id",
                 list(project_ids),
             )
-        return [Consumption(size["id"], since, until, storage_byte_hours=size["bytes"] * hours) for size in sizes]
+        return [
+            Consumption(
+                size["id"],
+                since,
+                until,
+                storage_byte_hours=size["bytes"] * hours,
+                snapshot_byte_hours=size["copied"] * hours,
+            )
+            for size in sizes
+        ]
 
     async def move(self, project_id: str, paid: bool) -> None:
         """There is one account."""

@@ -34,7 +34,16 @@ _TABLE = """
         password text NOT NULL,
         state text NOT NULL DEFAULT 'creating' CHECK (state IN ('creating', 'ready', 'deleting')),
         created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-    )
+    );
+    CREATE TABLE IF NOT EXISTS public.copy (
+        id text PRIMARY KEY,
+        project_id text NOT NULL REFERENCES public.project,
+        database_name text NOT NULL UNIQUE,
+        name text NOT NULL,
+        state text NOT NULL DEFAULT 'making' CHECK (state IN ('making', 'kept')),
+        expires_at timestamptz NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    );
 """
 
 HIDDEN_RELATIONS = [
