@@ -65,16 +65,14 @@ def parts(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(inner, f"{place}.{name}")
 
 
-async def test_the_tools_are_listed_each_with_title_description_and_hints(agent: Serve) -> None:
+async def test_the_tools_are_listed_each_with_title_description_and_all_hints(agent: Serve) -> None:
     assert set(agent.tools) >= READERS | WRITERS
     for tool in agent.tools.values():
         assert tool["title"]
         assert len(tool["description"]) > 20
         hints = tool["annotations"]
-        for hint in ("readOnlyHint", "destructiveHint", "openWorldHint"):
+        for hint in ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"):
             assert isinstance(hints[hint], bool), (tool["name"], hint)
-        # Of a tool that changes nothing MCP gives it no meaning.
-        assert isinstance(hints.get("idempotentHint"), bool) is not hints["readOnlyHint"], tool["name"]
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
@@ -82,6 +80,7 @@ async def test_a_tool_that_only_looks_says_so(agent: Serve, name: str) -> None:
     hints = agent.tools[name]["annotations"]
     assert hints["readOnlyHint"] is True
     assert hints["destructiveHint"] is False
+    assert hints["idempotentHint"] is True
     assert hints["openWorldHint"] is False
 
 

@@ -33,7 +33,7 @@ DATABASE_ARGUMENT: dict[str, Any] = {
     "type": "string",
     "enum": [str(scope) for scope in Scope],
     "default": str(Scope.AGENT),
-    "description": "agent: your own; global: of all the user's agents.",
+    "description": "agent: your own; global: shared.",
 }
 
 

@@ -200,15 +200,10 @@ def _listed(tool: Tool, fixed_scope: Scope | None, limits: LimitRules) -> McpToo
         description=tool.description,
         input_schema=input_schema(tool.arguments, limits, with_database=fixed_scope is None and not tool.needs_both),
         output_schema=tool.output_schema,
-        annotations=_annotations(tool),
-    )
-
-
-def _annotations(tool: Tool) -> ToolAnnotations:
-    """Whether a tool is idempotent has a meaning only where it changes something."""
-    return ToolAnnotations(
-        read_only_hint=tool.read_only,
-        destructive_hint=tool.destructive,
-        idempotent_hint=None if tool.read_only else tool.idempotent,
-        open_world_hint=False,
+        annotations=ToolAnnotations(
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=False,
+        ),
     )
