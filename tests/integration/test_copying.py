@@ -192,6 +192,7 @@ async def test_a_column_that_numbers_rows_itself_is_noted(sides: Sides) -> None:
         ("SELECT 1 AS counted", "target", "append", "'counted' of public.target is GENERATED ALWAYS AS IDENTITY"),
         ("SELECT 1 AS id", "nowhere", "append", "There is no table public.nowhere in the global database"),
         ("SELECT 1 AS id", "nowhere", "replace", "There is no table public.nowhere"),
+        ("SELECT 1 AS id", "public.nowhere", "create", "a table's name without its schema (got 'public.nowhere')"),
         ("SELECT 1 AS id", "target", "create", "There is a public.target in the global database already"),
         ("SELECT 1 AS id", "seen", "append", "public.seen is not a table"),
         ("SELECT 1 AS id, 2 AS id", "target", "append", "two columns 'id'"),

@@ -179,7 +179,11 @@ def columns_to_fill(
     if not found:
         raise SqlError(
             f"There is no table {shown} in the {scope} database.",
-            hint='Use mode "create" to make it from the query.',
+            hint=(
+                "Name the schema in to_schema, and the table alone in to_table."
+                if "." in table[1]
+                else 'Use mode "create" to make it from the query.'
+            ),
             sqlstate="42P01",
         )
     if found[0][0] not in ("r", "p"):
