@@ -234,3 +234,13 @@ def check_no_followers(found: Sequence[Sequence[object]], table: tuple[str, str]
             hint='Use mode "append", or change that key to ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED first.',
             sqlstate="2BP01",
         )
+
+
+def check_empty(left: Sequence[Sequence[object]], table: tuple[str, str]) -> None:
+    """Of what a DELETE of all rows left. Raises SqlError."""
+    if left:
+        raise SqlError(
+            f"The rows of {'.'.join(table)} cannot be replaced: a rule, trigger or policy of the table keeps old ones.",
+            hint='Use mode "append", or drop what keeps them first.',
+            sqlstate="55000",
+        )
