@@ -60,8 +60,9 @@ bench-peers: .venv/.synced
 bench-start: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call
 
-# Five hundred MCP sessions at once over HTTP, in about a minute.
+# One call over HTTP beside the SDK's own cost; then five hundred MCP sessions at once, in about a minute.
 bench-http: .venv/.synced
+	@$(RUN)python -m benchmarks.http_call
 	@$(RUN)python -m benchmarks.http_sessions
 
 # Nineteen tenants beside one that attacks, in one process: about six minutes.
