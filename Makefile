@@ -52,7 +52,8 @@ profile: .venv/.synced
 PEERS_PYTHON ?= python3.13
 bench-peers: .venv/.synced
 	@$(UV) venv --quiet --allow-existing --python $(PEERS_PYTHON) .bench
-	@$(UV) pip install --quiet --python .bench/bin/python postgres-mcp 'mcp<2'
+	@echo 'pglast>=7,<8' > .bench/overrides.txt  # the one that it asks for is gone
+	@$(UV) pip install --quiet --python .bench/bin/python --override .bench/overrides.txt 'postgres-mcp>=0.3' 'mcp<2'
 	@if command -v npm > /dev/null; then \
 		npm install --silent --no-fund --no-audit --prefix .bench @modelcontextprotocol/server-postgres @bytebase/dbhub; fi
 
