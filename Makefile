@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -148,6 +148,20 @@ screenshots: .venv/.synced
 # A million rows and two hundred columns on the explorer's pages, in about two minutes.
 bench-explorer: .venv/.synced
 	@$(RUN)python -m benchmarks.explorer
+
+# What would be published: contents, the version, the changelog, and `demo` from the wheel in a clean environment.
+release-check: .venv/.synced
+	@$(RUN)python scripts/release_check.py --uv $(UV)
+
+# The Dockerfile's steps in a folder of this machine, and compose.yaml's commands as processes: no container engine.
+container: .venv/.synced
+	@$(RUN)pytest -m "long or not long" tests/acceptance/test_container.py tests/acceptance/test_container_steps.py
+
+# Secrets for compose.yaml; one that is there is kept.
+.env:
+	@(umask 077; $(PYTHON) -c 'import secrets, pathlib; \
+	[print(line + secrets.token_hex(32) if line.endswith("=") else line) \
+	for line in pathlib.Path(".env.example").read_text().splitlines()]' > $@)
 
 clean:
 	@rm -rf .venv .uv .node dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
