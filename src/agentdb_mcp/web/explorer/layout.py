@@ -216,7 +216,8 @@ def frame(view: View, title: str, current: str) -> Iterator[None]:
         except AgentDBError:  # the control database is away: the next call tells
             return
 
-    ui.timer(CHECK_S, check)
+    # Immediate, it would wait for the browser at once, which sends the page away before there is anything in it.
+    ui.timer(CHECK_S, check, immediate=False)
 
 
 def _theme(dark: ui.dark_mode) -> None:
