@@ -27,7 +27,7 @@ def versioned(name: str) -> str:
 
 @dataclass(slots=True)
 class Files:
-    """Answers for the toolkit what it answered before. Without it each new browser has two megabytes compressed anew."""
+    """Answers for the toolkit what it answered before. Without it each new browser has them compressed anew."""
 
     _kept: dict[str, tuple[Message, bytes]] = field(default_factory=dict)
 
