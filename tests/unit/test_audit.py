@@ -52,6 +52,7 @@ entries = st.builds(
     duration_ms=st.floats(0, 1e9).map(lambda ms: round(ms, 3)),
     rows=st.none() | st.integers(0, 2**62),
     statement_hash=st.none() | st.binary(max_size=4),
+    request_id=st.none() | st.text(max_size=4),
     sequence=st.integers(1, 2**62),
     previous_hash=st.binary(min_size=32, max_size=32),
 )

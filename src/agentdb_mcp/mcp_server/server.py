@@ -39,6 +39,7 @@ from agentdb_mcp.errors import (
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.mcp_server import prompts, rendering, resources
 from agentdb_mcp.mcp_server.arguments import input_schema, parse
+from agentdb_mcp.mcp_server.seen import ToolCall
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations, Tool
 from agentdb_mcp.mcp_server.tools.base import Report
 from agentdb_mcp.models import Scope
@@ -72,9 +73,9 @@ def build_server(calls: Calls, limits: LimitRules, fixed_scope: Scope | None = N
         return ListToolsResult(tools=listed)
 
     async def on_call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        with calls(context) as operations:
+        with calls(context) as operations, ToolCall(context, params, fixed_scope, operations.tenant) as seen:
             heard = replace(operations, report=_reporter(context))
-            return await call_tool(heard, params.name, dict(params.arguments or {}), fixed_scope)
+            return seen.answer(await call_tool(heard, params.name, dict(params.arguments or {}), fixed_scope))
         raise MCPError(REQUEST_CANCELLED, _WENT_AWAY)
 
     async def on_list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
