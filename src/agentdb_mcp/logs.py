@@ -74,7 +74,8 @@ def _forms(value: str) -> list[str]:
     forms = [value]
     if match := _URL_PASSWORD.search(value):
         forms += match[1], unquote(match[1])
-    forms += [written for form in forms for written in (json.dumps(form)[1:-1], repr(form)[1:-1], quote(form, safe=""))]
+    for form in tuple(forms):
+        forms += json.dumps(form)[1:-1], repr(form)[1:-1], ascii(form)[1:-1], quote(form), quote(form, safe="")
     forms = list(dict.fromkeys(form.translate(_CONTROL) for form in forms))
     return [form for form in forms if len(form) >= MIN_SECRET_LENGTH and form.lower() not in _ORDINARY]
 

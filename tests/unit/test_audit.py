@@ -65,12 +65,14 @@ def canonical(entry: AuditEntry) -> bytes:
 def read_back(canonical: bytes) -> AuditEntry:
     """The entry that was hashed: where there is a way back, no two entries have the same form."""
     form, previous, user, sequence, at_us, *rest = json.loads(canonical)
-    assert form == "agentdb-audit-1"
+    with_request = {"agentdb-audit-1": False, "agentdb-audit-2": True}[form]
+    request_id = rest.pop() if with_request else None
+    assert not with_request or request_id is not None
     source, principal, tool, workspace, scope, database, kinds, objects, decision, code, sqlstate, ms, rows, text = rest
     return AuditEntry(
         user, EPOCH + timedelta(microseconds=at_us), source, AuditDecision(decision), principal, tool, workspace, scope,
         database, tuple(kinds), tuple(objects), code, sqlstate, ms, rows,
-        None if text is None else bytes.fromhex(text), sequence, bytes.fromhex(previous),
+        None if text is None else bytes.fromhex(text), request_id, sequence, bytes.fromhex(previous),
     )  # fmt: skip
 
 

@@ -79,6 +79,8 @@ class ToolCall:
 
 
 def _stdio_id(given: object) -> str:
+    if type(given) is int:
+        return f"{_PROCESS}-{given}"
     text = str(given)
     return f"{_PROCESS}-{text if _PLAIN_ID.fullmatch(text) else secrets.token_hex(4)}"
 

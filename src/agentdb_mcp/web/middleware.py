@@ -86,7 +86,7 @@ def _tell(step: Span, scope: Scope, status: int) -> None:
     """The route, as it is declared, and how it was answered; a client's mistake is no failure of the server."""
     if not step.recording:
         return
-    route = getattr(scope.get("route"), "path", None)
+    route = getattr(scope.get("route", scope.get("endpoint")), "path", None)
     if route is not None:
         step.rename(f"{scope['method']} {route}")
         step.set({"http.route": route})
