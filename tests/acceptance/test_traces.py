@@ -169,17 +169,22 @@ async def test_a_call_over_stdio_goes_on_the_trace_of_its_meta_and_has_an_id_of_
             {"name": "execute_sql", "arguments": {"sql": "SELECT 1"}, "_meta": {"traceparent": TRACEPARENT}},
         )
         assert not answer["result"].get("isError")
+        await server.sql("SELECT 2")  # which does not go by the SDK
         server.process.send_signal(signal.SIGTERM)
         with anyio.fail_after(15):
             await server.process.wait()
-    (tool,) = receiving.named("tools/call execute_sql")
+    tool, direct = receiving.named("tools/call execute_sql")
+    assert (direct.parent, direct.trace != TRACE) == ("", True)
+    assert {"gate", "SELECT"} <= {span.name for span in receiving.children(direct)}
     assert (tool.trace, tool.parent, tool.attributes["network.transport"]) == (TRACE, PARENT, "pipe")
     assert tool.attributes["agentdb.workspace.id"] == "traced-workspace"
     assert b"traced-user" not in receiving.raw
     connection = await asyncpg.connect(stack.environ()["AGENTDB_CONTROL_URL"])
-    (found,) = await connection.fetch("SELECT request_id FROM db_audit_log WHERE user_id = 'traced-user'")
+    found = await connection.fetch(
+        "SELECT request_id FROM db_audit_log WHERE user_id = 'traced-user' ORDER BY sequence"
+    )
     await connection.close()
-    assert found["request_id"] == tool.attributes["agentdb.request.id"]
+    assert [row["request_id"] for row in found] == [span.attributes["agentdb.request.id"] for span in (tool, direct)]
 
 
 @pytest.mark.parametrize("how", [pytest.param("nobody listens", marks=pytest.mark.long), "never answers"])
