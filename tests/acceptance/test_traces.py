@@ -187,7 +187,7 @@ async def test_a_call_over_stdio_goes_on_the_trace_of_its_meta_and_has_an_id_of_
     assert [row["request_id"] for row in found] == [span.attributes["agentdb.request.id"] for span in (tool, direct)]
 
 
-@pytest.mark.parametrize("how", [pytest.param("nobody listens", marks=pytest.mark.long), "never answers"])
+@pytest.mark.parametrize("how", ["nobody listens", "never answers"])
 async def test_a_collector_that_is_dead_breaks_no_call_and_holds_up_no_end(
     serve: ServeFactory, tenant: Callable[..., dict[str, str]], how: str
 ) -> None:
