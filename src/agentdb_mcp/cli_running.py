@@ -32,10 +32,8 @@ def settings_of_run(*, quiet: bool = False) -> Settings:
     from agentdb_mcp.logs import configure_logging
 
     settings = load_settings()
-    keys = [key for key in (*settings.encryption_keys, settings.service_key) if key is not None]
-    keys += [organization.api_key for organization in settings.neon]
     level = "warning" if quiet and settings.log_level == "info" else settings.log_level
-    configure_logging(settings.log_format, level, keys)
+    configure_logging(settings.log_format, level, settings.secrets)
     return settings
 
 

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 
 from agentdb_mcp.mcp_server.encoding import to_json
 from agentdb_mcp.mcp_server.rendering import Rendered
+from agentdb_mcp.mcp_server.seen import identified
 
 # The versions of MCP with a handshake and structured answers.
 VERSIONS = frozenset({"2025-06-18", "2025-11-25"})
@@ -87,7 +88,7 @@ class Direct:
 
     async def _answer(self, identifier: int | str, name: str, arguments: Json, scope: anyio.CancelScope) -> None:
         """A call that was cancelled is not answered, as MCP demands."""
-        with scope:
+        with scope, identified(identifier):
             try:
                 answer, is_error = await self._call(name, arguments)
                 result = {
