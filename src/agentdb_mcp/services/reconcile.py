@@ -232,8 +232,8 @@ class Reconcile:
             if condemned and await self.provisioning.holds_anything(project):
                 raise NotAllowed(
                     f"Project {project.id} ({project.name}) holds data and was not deleted.",
-                    hint="It is of another control database, or was made after this one was saved: then its owner's next call"
-                    " takes it over. If it is nobody's, delete it at the provider.",
+                    hint="It is of another control database, or was made after this one was saved: then its owner's"
+                    " next call takes it over. If it is nobody's, delete it at the provider.",
                 )
 
     async def _still(self, row: DatabaseRow) -> bool:
