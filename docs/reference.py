@@ -1,4 +1,4 @@
-"""Writes docs/tools.md from the tools themselves, and docs/configuration.md: `make docs`."""
+"""Writes docs/tools.md from the tools themselves, docs/configuration.md, the costs in docs/scaling.md: `make docs`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from docs.configuration_reference import configuration_page
+from docs.fleet_costs import PAGE as SCALING
+from docs.fleet_costs import scaling_page
 
 from agentdb_mcp.mcp_server.arguments import input_schema
 from agentdb_mcp.mcp_server.prompts import list_prompts
@@ -86,6 +88,6 @@ def _prompts() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for page, text in ((PAGE, tools_page()), (CONFIGURATION, configuration_page())):
+    for page, text in ((PAGE, tools_page()), (CONFIGURATION, configuration_page()), (SCALING, scaling_page())):
         page.write_text(text, "utf-8")
         sys.stdout.write(f"{page.name} is written\n")

@@ -35,6 +35,14 @@ def page(name: str) -> str:
 def test_the_pages_are_what_make_docs_writes_today(reference: Any) -> None:
     assert page("tools.md") == reference.tools_page(), "run `make docs`"
     assert page("configuration.md") == reference.configuration_page(), "run `make docs`"
+    assert page("scaling.md") == reference.scaling_page(), "run `make docs`"
+
+
+def test_the_costs_of_fleets_are_hours_and_gigabytes_at_the_price_book(reference: Any) -> None:
+    fleet = importlib.import_module("docs.fleet_costs")
+    # 40 h × 0.25 CU × $0.106 + 0.2 GB × $0.35
+    assert fleet.microcents(40, 0.2) == 113 * 1_000_000
+    assert "| 40 h | 0.2 GB | $1.1300 | $113 | $1,130 | $11,300 | $113,000 |" in page("scaling.md")
 
 
 def test_every_tool_and_every_argument_is_on_it() -> None:
