@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer clean
+.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -43,6 +43,10 @@ docs: .venv/.synced
 # `serve` as shipped beside raw asyncpg, the bare SDK and the peers that are there: about a minute a server.
 bench: .venv/.synced
 	@$(RUN)python -m benchmarks.stdio
+
+# Where its time goes: a flame graph in .bench/profile.svg.
+profile: .venv/.synced
+	@$(RUN)python -m benchmarks.profile $(OPTIONS)
 
 # Peers to be measured beside it, into .bench; one of them needs Python 3.13 or newer.
 PEERS_PYTHON ?= python3.13

@@ -66,19 +66,19 @@ class Pools:
         opening = 0.0
         last: AgentDBError = DatabaseUnavailable("The database cannot be reached.", retryable=True)
         for _ in range(ATTEMPTS):
-            started = anyio.current_time()
             if slot.connection is None:
+                started = anyio.current_time()
                 slot.connection = await _open(target, call.limits.timeout_s, opening)
                 # It may be another database by now, brought back from a checkpoint.
                 slot.database.types = dict(BUILTIN_TYPES)
-            opening += anyio.current_time() - started
+                opening += anyio.current_time() - started
             try:
                 first, *others = await self._run_once(slot, slot.connection, target, call)
             except StaleSession as stale:
                 log.debug("an idle connection had died", reason=stale.error.code)
                 last = stale.error
             else:
-                return [replace(first, opening_s=opening), *others]
+                return [replace(first, opening_s=opening) if opening else first, *others]
         raise last
 
     async def _run_once(

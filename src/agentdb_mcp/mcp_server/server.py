@@ -123,23 +123,32 @@ async def call_tool(
     operations: Operations, name: str, arguments: dict[str, Any], fixed_scope: Scope | None = None
 ) -> CallToolResult:
     """Run one tool; what goes wrong is an answer too. Raises MCPError for a tool that there is not."""
+    answer, is_error = await run_tool(operations, name, arguments, fixed_scope)
+    return CallToolResult(
+        content=[TextContent(text=answer.text)], structured_content=answer.structured, is_error=is_error
+    )
+
+
+async def run_tool(
+    operations: Operations, name: str, arguments: dict[str, Any], fixed_scope: Scope | None = None
+) -> tuple[rendering.Rendered, bool]:
+    """The same as an answer, and whether that is an error."""
     tool = _BY_NAME.get(name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {name[:80]!r}; tools/list names them.")
     try:
-        answer = await _call(tool, operations, arguments, fixed_scope)
+        return await _call(tool, operations, arguments, fixed_scope), False
     except AgentDBError as caught:
         error = _for_caller(caught)
         log.info("call failed", tool=tool.name, code=error.code, sqlstate=error.sqlstate)
-        return _result(rendering.error(error), is_error=True)
+        return rendering.error(error), True
     except Exception:
         log.exception("call failed", tool=tool.name, code=Internal.code)
         failure = Internal(
             "The server failed; the details are in its log.",
             hint="Look whether it took effect before running it again.",
         )
-        return _result(rendering.error(failure), is_error=True)
-    return _result(answer)
+        return rendering.error(failure), True
 
 
 def has_tool(name: str) -> bool:
@@ -185,12 +194,6 @@ def _scope(value: object) -> Scope:
     if value not in tuple(Scope):
         raise InvalidArgument("database must be 'agent' or 'global'.", hint="Leave it out for your own database.")
     return Scope(str(value))
-
-
-def _result(answer: rendering.Rendered, *, is_error: bool = False) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(text=answer.text)], structured_content=answer.structured, is_error=is_error
-    )
 
 
 def _listed(tool: Tool, fixed_scope: Scope | None, limits: LimitRules) -> McpTool:

@@ -122,9 +122,10 @@ class Checkpoints:
             return self._kept(found, provider)
 
     async def delete(self, tenant: Tenant, scope: Scope, wanted: str) -> Checkpoint:
-        """Forget one checkpoint, whatever the budget says: it makes the database cheaper."""
+        """Forget one checkpoint, whatever the budget says: it makes the database cheaper. Raises NotAllowed."""
         with self._counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
             database, row, _ = await self._reach(tenant, scope)
+            self._check_writable(database)
             dropped = await self.provisioning.alone(row, lambda claim, at: self._drop(claim, at, wanted))
             await self._changed(tenant, database)
             return dropped
@@ -205,12 +206,17 @@ class Checkpoints:
 
     @asynccontextmanager
     async def _allowed_to_write(self, database: OpenDatabase) -> AsyncIterator[None]:
-        if AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode):
-            raise NotAllowed("This is not possible: access is read-only.")
+        self._check_writable(database)
         async with self.calls.allowance(database, self.policy.limits.timeout_s) as allowance:
             if allowance.reclaim_only or not self.calls.may_write(database, allowance.state):
                 raise BudgetExceeded("This is not possible: the budget is used up.", hint=allowance.until or None)
             yield
+
+    def _check_writable(self, database: OpenDatabase) -> None:
+        if AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode):
+            raise NotAllowed(
+                "This is not possible: access is read-only.", hint="list_checkpoints shows those that there are."
+            )
 
     def _check_enabled(self) -> None:
         if not self.policy.checkpoints.enabled:
@@ -243,9 +249,10 @@ class Checkpoints:
 
     async def _size_seen(self, database: OpenDatabase) -> int:
         """Of the database without its checkpoints, from what the budget knows."""
-        bill = await self.spending.budgets.bill(database.payer or "")
+        (bill,) = await self.spending.budgets.refresh([database.payer or ""])
+        row = await self.databases.row_of(database)  # as what was seen: after the last change of its checkpoints
         seen = (usage.size_bytes for usage, _ in bill.by_database if usage.database_id == database.row_id)
-        if size := max(0, max(seen, default=0) - database.checkpoint_bytes):
+        if size := max(0, max(seen, default=0) - (row.checkpoint_bytes if row else 0)):
             return size
         try:  # nobody has seen it yet, so it was used a moment ago and is awake
             return await self.calls.size(database)
