@@ -108,7 +108,8 @@ def test_a_database_whose_owner_is_gone_goes_too(status: DatabaseStatus) -> None
 
 def test_a_ready_row_without_its_project_has_lost_it() -> None:
     assert kinds([], [entry()]) == [(Kind.LOST, "p1")]
-    assert kinds([project(project_id="p2")], [entry()]) == [(Kind.LOST, "p1"), (Kind.DUPLICATE, "p2")]
+    older = project(project_id="p2", age_s=SETTLED_S * 2)
+    assert kinds([older], [entry()]) == [(Kind.LOST, "p1"), (Kind.DUPLICATE, "p2")]
 
 
 @pytest.mark.parametrize("status", [READY, DELETING])

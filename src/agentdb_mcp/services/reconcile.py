@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import anyio
 
-from agentdb_mcp.errors import AgentDBError, NotAllowed
+from agentdb_mcp.errors import AgentDBError, NotAllowed, ProvisioningFailed
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import DatabaseStatus, Ownership, Project, Scope
 from agentdb_mcp.providers import Provider
@@ -52,7 +52,7 @@ _MENDING = {
     Kind.HALF_DELETED: "its deletion was interrupted: complete it",
     Kind.OWNERLESS: "its owner is gone, or archived for too long: delete the database",
     Kind.LOST: "the row's project is gone at the provider: recover it",
-    Kind.REPLACED: "the row's project is gone, and a newer one has its name: use that one",
+    Kind.REPLACED: "the row's project is gone, and a newer one has its name: use that one if it holds anything",
     Kind.INTERRUPTED: "a checkpoint or a restore was interrupted: remove what it left",
 }
 
@@ -131,8 +131,9 @@ def _replacement(entry: Inventory, projects: list[Project], now: datetime, settl
     begun = row.status not in {DatabaseStatus.READY, DatabaseStatus.DELETING} or entry.ownerless
     if begun or row.ownership is not Ownership.PLATFORM or row.project_id in {None, *(each.id for each in projects)}:
         return None
-    written = now - timedelta(seconds=entry.idle_s)
-    return next((each for each in projects if _settled(each, now, settled_s) and _made(each, now) > written), None)
+    # Providers tell whole seconds.
+    written = (now - timedelta(seconds=entry.idle_s)).replace(microsecond=0)
+    return next((each for each in projects if _settled(each, now, settled_s) and _made(each, now) >= written), None)
 
 
 def _unfinished(entry: Inventory, settled_s: float, archived_keep_s: float) -> Kind | None:
@@ -215,7 +216,8 @@ class Reconcile:
         elif finding.kind in {Kind.HALF_DELETED, Kind.OWNERLESS}:
             await self.provisioning.remove(row)
         elif finding.kind is Kind.REPLACED:
-            await self.provisioning.adopt(row)
+            if not await self._has_back(row, finding.project_id or ""):
+                await self.provisioning.adopt(row)
         elif finding.kind is Kind.INTERRUPTED:
             await self.provisioning.look_again(row)
         elif finding.project_id is not None and await self._still(row):
@@ -224,6 +226,19 @@ class Reconcile:
             else:
                 await self._check_empty(finding)
                 await self.provider.delete(finding.project_id)
+
+    async def _has_back(self, row: DatabaseRow, newer_id: str) -> bool:
+        """Whether a ready row's own project is recovered, which it is rather than use a newer one that holds nothing."""
+        newer = await self.provider.get(newer_id)
+        if row.status is not DatabaseStatus.READY or newer is None or await self.provisioning.holds_anything(newer):
+            return False
+        try:
+            await self.provider.recover(row.project_id or "")
+        except ProvisioningFailed as error:
+            if error.retryable:
+                raise
+            return False
+        return True
 
     async def _check_empty(self, finding: Finding) -> None:
         """Raises NotAllowed for a project with somebody's data; of an orphan, all of its name are looked at."""
