@@ -201,14 +201,9 @@ class Reconcile:
                 group.start_soon(one, finding)
 
     async def _mend(self, finding: Finding) -> None:
-        databases = self.provisioning.databases
         row = finding.row
         if finding.kind is Kind.ORPHAN:
-            await self._check_empty(finding)
-            tombstone = await databases.entomb(finding.scope, finding.project_name)
-            if tombstone is not None:
-                await self.provisioning.remove(tombstone)
-                await databases.forget(tombstone)
+            await self._remove_orphan(finding)
         elif row is None:
             return
         elif finding.kind is Kind.HALF_MADE and row.owner_id is not None:
@@ -216,8 +211,7 @@ class Reconcile:
         elif finding.kind in {Kind.HALF_DELETED, Kind.OWNERLESS}:
             await self.provisioning.remove(row)
         elif finding.kind is Kind.REPLACED:
-            if not await self._has_back(row, finding.project_id or ""):
-                await self.provisioning.adopt(row)
+            await self._replace(row, finding.project_id or "")
         elif finding.kind is Kind.INTERRUPTED:
             await self.provisioning.look_again(row)
         elif finding.project_id is not None and await self._still(row):
@@ -227,8 +221,20 @@ class Reconcile:
                 await self._check_empty(finding)
                 await self.provider.delete(finding.project_id)
 
+    async def _remove_orphan(self, finding: Finding) -> None:
+        databases = self.provisioning.databases
+        await self._check_empty(finding)
+        tombstone = await databases.entomb(finding.scope, finding.project_name)
+        if tombstone is not None:
+            await self.provisioning.remove(tombstone)
+            await databases.forget(tombstone)
+
+    async def _replace(self, row: DatabaseRow, newer_id: str) -> None:
+        if not await self._has_back(row, newer_id):
+            await self.provisioning.adopt(row)
+
     async def _has_back(self, row: DatabaseRow, newer_id: str) -> bool:
-        """Whether a ready row's own project is recovered, which it is rather than use a newer one that holds nothing."""
+        """Recover a ready row's own project if the newer one holds nothing; whether that was done."""
         newer = await self.provider.get(newer_id)
         if row.status is not DatabaseStatus.READY or newer is None or await self.provisioning.holds_anything(newer):
             return False
