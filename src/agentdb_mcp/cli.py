@@ -197,12 +197,13 @@ def neon_emulator(
     pg: Annotated[
         str | None, typer.Option(help="A superuser's postgresql:// URL; an embedded one unless given.")
     ] = None,
+    env_file: Annotated[Path | None, typer.Option(help="Write here what servers' AGENTDB_ENV_FILE needs.")] = None,
 ) -> None:
     """Run the local Neon API alone until SIGTERM; the first line on stdout says where it is, as JSON."""
     from agentdb_mcp.up import run_emulator
 
     settings = settings_of_run()
-    anyio.run(run_emulator, port, pg, settings.pg_bin)
+    anyio.run(run_emulator, port, pg, settings.pg_bin, env_file)
 
 
 @app.command()

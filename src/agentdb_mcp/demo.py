@@ -28,8 +28,6 @@ from agentdb_mcp.policy import default_path
 from agentdb_mcp.settings import load_settings
 
 USER = "ada"
-# What the agent that overspends has left to begin with.
-LEFT_CENTS = 200
 Check = Callable[[dict[str, Any]], object]
 
 
@@ -223,33 +221,18 @@ async def _walls(support: Agent) -> None:
 
 
 async def _budget(research: Agent, stack: LocalStack) -> None:
-    research.story.chapter("One agent overspends (the demo's prices are raised: $2.00 last two seconds)")
-    async with open_application(load_settings(_environ(stack))) as application:
-        usage = application.managed().usage
-        # What was used until here depends on how fast the machine is.
-        limit = int((await _state(research))["used_cents"]) + LEFT_CENTS
-        await usage.set_tier(USER, "free", limit)
-        research.story.step("platform", "leaves $2.00 of the month", f"the limit is ${limit / 100:.2f} now")
-        await _overspend(research)
-        report = await usage.reset(USER)
-    research.story.step("platform", "starts a new period, which it tells every server", f"the budget is {report.state}")
-    await research.call("asks what is left", "get_budget", lambda answer: answer["state"] == "ok")
-    await research.call(
-        "writes again",
-        "execute_sql",
-        lambda answer: answer["command_tag"] == "INSERT 0 1",
-        sql="INSERT INTO papers (title) VALUES ('One more')",
-    )
-
-
-async def _overspend(research: Agent) -> None:
-    story, busy = research.story, 0
+    story = research.story
+    story.chapter("One agent overspends (the demo's prices are raised: the month's $2.00 last seconds)")
+    busy = 0
     while (state := (await _state(research)))["state"] not in {"exceeded", "paused"}:
-        await research.client.call_tool("execute_sql", {"sql": "SELECT pg_sleep(0.1)"})
-        busy += 1
+        async with anyio.create_task_group() as group:
+            for database in ("agent", "global"):
+                arguments = {"sql": "SELECT pg_sleep(0.2)", "database": database}
+                group.start_soon(research.client.call_tool, "execute_sql", arguments)
+                busy += 1
         if busy > 200:
             raise StoryFailed(f"The demo went wrong: the budget is still {state['state']} after {busy} calls.")
-    story.step("research", "keeps its database busy", f"{busy} calls; the budget is {state['state']}", budget=state)
+    story.step("research", "keeps both databases busy", f"{busy} calls; the budget is {state['state']}", budget=state)
     await research.refused(
         "writes", "execute_sql", "budget_exceeded", sql="INSERT INTO papers (title) VALUES ('One more')"
     )
@@ -257,6 +240,16 @@ async def _overspend(research: Agent) -> None:
         "reads", "execute_sql", lambda answer: answer["rows"] == [[2]], sql="SELECT count(*)::int FROM papers"
     )
     await research.call("asks what is left", "get_budget", lambda answer: answer["remaining_cents"] == 0)
+    async with open_application(load_settings(_environ(stack))) as application:
+        report = await application.managed().usage.reset(USER)
+    story.step("platform", "starts a new period, which it tells every server", f"the budget is {report.state}")
+    await research.call("asks what is left", "get_budget", lambda answer: answer["state"] == "ok")
+    await research.call(
+        "writes again",
+        "execute_sql",
+        lambda answer: answer["command_tag"] == "INSERT 0 1",
+        sql="INSERT INTO papers (title) VALUES ('One more')",
+    )
 
 
 async def _state(agent: Agent) -> dict[str, Any]:

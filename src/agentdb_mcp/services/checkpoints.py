@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import anyio
 
 from agentdb_mcp.costs import Prices, cost_microcents
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, NotAllowed
@@ -27,6 +29,8 @@ log = get_logger(__name__)
 
 # What Neon's prices call a month.
 MONTH = timedelta(hours=744)
+# Within its lease, for noting what a call that failed left behind.
+COUNT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +162,8 @@ class Checkpoints:
                 f"The database has {len(there)} checkpoints, and policy allows {rules.max_per_database}.",
                 hint="Delete one with delete_checkpoint first.",
             )
-        made = await provider.checkpoint(project_id, name, self.clock() + timedelta(days=rules.keep_days))
-        await self._refresh(claim, provider)
+        async with self._counting(claim, provider):
+            made = await provider.checkpoint(project_id, name, self.clock() + timedelta(days=rules.keep_days))
         log.info("checkpoint made", project=claim.row.project_name)
         return made
 
@@ -175,9 +179,21 @@ class Checkpoints:
     async def _drop(self, claim: Claim, provider: Provider, wanted: str) -> Checkpoint:
         project_id = claim.row.project_id or ""
         found = _named(await provider.checkpoints(project_id), wanted)
-        await provider.drop_checkpoint(project_id, found.id)
-        await self._refresh(claim, provider)
+        async with self._counting(claim, provider):
+            await provider.drop_checkpoint(project_id, found.id)
         return found
+
+    @asynccontextmanager
+    async def _counting(self, claim: Claim, provider: Provider) -> AsyncIterator[None]:
+        """Note what is kept after the block, however that ends: a checkpoint may be there that nobody was told of."""
+        try:
+            yield
+        except BaseException:
+            with anyio.move_on_after(COUNT_S, shield=True), suppress(AgentDBError):
+                await self._refresh(claim, provider)
+            raise
+        with anyio.CancelScope(shield=True):
+            await self._refresh(claim, provider)
 
     async def _refresh(self, claim: Claim, provider: Provider) -> None:
         await provider.tidy(claim.row.project_id or "")
