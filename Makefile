@@ -36,7 +36,7 @@ lint: .venv/.synced
 	@$(RUN)mypy
 	@$(RUN)lint-imports
 
-# What is written about the tools, from the tools.
+# What is written about the tools, the settings, the policy and costs, from themselves.
 docs: .venv/.synced
 	@$(RUN)python -m docs.reference
 
@@ -141,7 +141,7 @@ browser: .venv/.synced
 browser-long: .venv/.synced
 	@$(RUN)pytest -m long tests/browser
 
-# The README's pictures of the explorer, in Debian's Chromium.
+# The pictures of the explorer in README and docs, in Debian's Chromium.
 screenshots: .venv/.synced
 	@$(RUN)python -m tests.browser.screenshots
 

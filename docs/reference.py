@@ -1,4 +1,4 @@
-"""Writes docs/tools.md from the tools themselves: `make docs`."""
+"""Writes docs/tools.md from the tools themselves, docs/configuration.md, the costs in docs/scaling.md: `make docs`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from docs.configuration_reference import configuration_page
+from docs.fleet_costs import PAGE as SCALING
+from docs.fleet_costs import scaling_page
+
 from agentdb_mcp.mcp_server.arguments import input_schema
 from agentdb_mcp.mcp_server.prompts import list_prompts
 from agentdb_mcp.mcp_server.resources import list_resources, list_templates
@@ -14,6 +18,7 @@ from agentdb_mcp.mcp_server.tools import TOOLS
 from agentdb_mcp.policy import load_policy
 
 PAGE = Path(__file__).parent / "tools.md"
+CONFIGURATION = Path(__file__).parent / "configuration.md"
 
 _HEAD = """# Tools
 
@@ -83,5 +88,6 @@ def _prompts() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(tools_page(), "utf-8")
-    sys.stdout.write(f"{PAGE.name} is written\n")
+    for page, text in ((PAGE, tools_page()), (CONFIGURATION, configuration_page()), (SCALING, scaling_page())):
+        page.write_text(text, "utf-8")
+        sys.stdout.write(f"{page.name} is written\n")

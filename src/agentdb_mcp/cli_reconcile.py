@@ -47,5 +47,11 @@ def _print(finding: Finding, mended: Mended | None, as_json: bool) -> None:
         }
         print(json.dumps(fields))
         return
-    outcome = "" if mended is None else " — done" if error is None else f" — failed: {error.message}"
+    outcome = (
+        ""
+        if mended is None
+        else " — done"
+        if error is None
+        else " — failed: " + " ".join(filter(None, (error.message, error.hint)))
+    )
     print(f"{finding.kind:13}{finding.project_name} {finding.project_id or ''}: {finding.mending}{outcome}")

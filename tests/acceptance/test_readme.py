@@ -1,4 +1,4 @@
-"""What the README says about commands and settings is so."""
+"""What README and pages say about commands is so."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from agentdb_mcp.policy import load_policy
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-POLICY_COMMANDS = re.findall(r"^agentdb-mcp (policy .+)$", README, re.MULTILINE)
+POLICIES = (ROOT / "docs/policies.md").read_text("utf-8")
+POLICY_COMMANDS = re.findall(r"^agentdb-mcp (policy .+)$", POLICIES, re.MULTILINE)
 
 
-def test_the_readme_shows_policy_commands() -> None:
+def test_the_page_on_policies_shows_commands() -> None:
     assert POLICY_COMMANDS
 
 
 @pytest.mark.parametrize("command", POLICY_COMMANDS)
-def test_a_policy_command_of_the_readme_runs(command: str) -> None:
+def test_a_policy_command_of_that_page_runs(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "agentdb_mcp", *shlex.split(command)],
         cwd=ROOT,
@@ -33,11 +36,10 @@ def test_a_policy_command_of_the_readme_runs(command: str) -> None:
     assert done.stdout
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    source = (ROOT / "src/agentdb_mcp/settings.py").read_text("utf-8")
-    names = set(re.findall(r'"((?:AGENTDB|NEON|AGENT|GLOBAL)_[A-Z_]+)"', source)) | {"ENCRYPTION_KEY"}
-    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", README))
-    assert names <= documented
+def test_the_policy_of_that_page_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", POLICIES, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ours.toml").write_text(example, "utf-8")
+    assert load_policy(tmp_path / "ours.toml").name == "ours"
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -1,4 +1,4 @@
-"""The two pictures in the README: `make screenshots`."""
+"""The two pictures of the explorer in README and docs: `make screenshots`."""
 
 from __future__ import annotations
 

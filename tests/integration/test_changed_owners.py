@@ -113,6 +113,10 @@ async def test_who_was_refused_is_refused_also_while_the_control_database_is_awa
         with pytest.raises(DatabaseUnavailable, match="control database"):
             await query(application, old, "SELECT * FROM kept")
         assert await query(application, new, "SELECT * FROM kept") == []
+        provider = application.managed().provider
+        assert provider is not None
+        for project in await provider.find(f"agent-{old.workspace_id}"):  # the other tests' control database knows none
+            await provider.delete(project.id)
     await superuser.close()
 
 

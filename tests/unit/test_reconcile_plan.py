@@ -108,7 +108,20 @@ def test_a_database_whose_owner_is_gone_goes_too(status: DatabaseStatus) -> None
 
 def test_a_ready_row_without_its_project_has_lost_it() -> None:
     assert kinds([], [entry()]) == [(Kind.LOST, "p1")]
-    assert kinds([project(project_id="p2")], [entry()]) == [(Kind.LOST, "p1"), (Kind.DUPLICATE, "p2")]
+    older = project(project_id="p2", age_s=SETTLED_S * 2)
+    assert kinds([older], [entry()]) == [(Kind.LOST, "p1"), (Kind.DUPLICATE, "p2")]
+
+
+@pytest.mark.parametrize("status", [READY, DELETING])
+def test_a_newer_project_in_the_place_of_the_rows_own_means_that_the_row_is_an_older_copy(
+    status: DatabaseStatus,
+) -> None:
+    row = entry(status, idle_s=SETTLED_S * 3)
+    assert kinds([project(project_id="p2")], [row]) == [(Kind.REPLACED, "p2")]
+    assert Kind.REPLACED not in dict(kinds([project(project_id="p2", age_s=0)], [row]))
+    assert Kind.REPLACED not in dict(kinds([project(), project(project_id="p2")], [row]))
+    gone = entry(status, idle_s=SETTLED_S * 3, ownerless=True)
+    assert Kind.REPLACED not in dict(kinds([project(project_id="p2")], [gone]))
 
 
 def test_a_database_that_a_user_brought_has_no_project_to_miss() -> None:

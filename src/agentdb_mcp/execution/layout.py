@@ -42,6 +42,49 @@ async def install(admin_uri: Secret, role: str, *, connection_limit: int) -> Non
         raise connection_error(error) from None
 
 
+async def agents_role(admin_uri: Secret) -> str | None:
+    """The sealed role that `install` made in this database before, by the rights it gave it; None without one."""
+    role = await _value(admin_uri, _AGENTS_ROLE_SQL)
+    return None if role is None else str(role)
+
+
+async def holds_anything(admin_uri: Secret) -> bool:
+    """Whether anybody but us made something in this database: relations, functions or large objects."""
+    return bool(await _value(admin_uri, _HOLDS_SQL))
+
+
+async def _value(admin_uri: Secret, sql: str) -> object:
+    try:
+        async with admin_connection(DatabaseTarget(key="install", uri=admin_uri)) as admin:
+            return await admin.fetchval(sql)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise connection_error(error) from None
+
+
+_AGENTS_ROLE_SQL = r"""
+    SELECT r.rolname
+      FROM pg_catalog.pg_database AS d, pg_catalog.aclexplode(d.datacl) AS a, pg_catalog.pg_roles AS r
+     WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT' AND r.oid = a.grantee
+       AND r.rolname ~ '^a_[0-9a-f]{16}$'
+     ORDER BY r.oid LIMIT 1
+"""
+
+# What an extension brought is not somebody's data.
+_HOLDS_SQL = f"""
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata) OR EXISTS (
+        SELECT FROM (
+            SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, oid, relnamespace AS schema
+              FROM pg_catalog.pg_class
+            UNION ALL
+            SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, oid, pronamespace FROM pg_catalog.pg_proc
+        ) AS o JOIN pg_catalog.pg_namespace AS n ON n.oid = o.schema
+         WHERE n.nspname <> ALL (ARRAY['information_schema', 'agentdb', '{EXTENSIONS}'])
+           AND n.nspname !~ '^pg_'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS e
+                            WHERE e.classid = o.catalog AND e.objid = o.oid AND e.deptype = 'e'))
+"""
+
+
 def _layout_sql(role: str, database: str, connection_limit: int) -> str:
     return f"""
         ALTER ROLE {role} NOLOGIN NOINHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT {connection_limit};

@@ -151,6 +151,18 @@ class Provisioning:
         await self.databases.record_project(claim, project.id, branch_id)
         await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
 
+    async def adopt(self, row: DatabaseRow) -> None:
+        """Take the project of the row's name that is there in the place of the row's own, which is gone."""
+        if row.owner_id is not None and await self.databases.renounce(row):
+            await self.ensure(row.scope, row.owner_id)
+
+    async def holds_anything(self, project: Project) -> bool:
+        """Whether somebody made anything in the project's database. Raises DatabaseUnavailable, ProvisioningFailed."""
+        provider, _ = self._configured()
+        access = await provider.access(project)
+        register_secret(access.uri)
+        return await layout.holds_anything(access.uri)
+
     async def _still_there(self, row: DatabaseRow) -> bool:
         now = await self.databases.find(row.scope, row.project_name)
         return now is not None and now.generation == row.generation and now.status is not DatabaseStatus.DELETED
@@ -210,7 +222,7 @@ class Provisioning:
         await self.databases.record_project(claim, project.id, project.branch_id)
         access = await provider.access(project)
         register_secret(access.uri)
-        role = row.role_name or layout.new_role_name()
+        role = row.role_name or (await layout.agents_role(access.uri) if found else None) or layout.new_role_name()
         await layout.install(access.uri, role, connection_limit=self.connection_limit)
         await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
         log.info("database ready", project=row.project_name, adopted=bool(found))

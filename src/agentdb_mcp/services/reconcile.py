@@ -2,6 +2,9 @@
 
 `plan` is pure: what was listed in, findings out. Everything is removed the one way there is (provisioning.remove): an
 orphan gets a tombstone first, so that whoever creates the same name meanwhile waits for it like for any other.
+
+A project in which somebody made something is never deleted for being an orphan or a duplicate: after an older copy of
+the control database was restored, it is a database that the copy knows nothing of. Its owner's next call takes it over.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from enum import StrEnum
 
 import anyio
 
-from agentdb_mcp.errors import AgentDBError
+from agentdb_mcp.errors import AgentDBError, NotAllowed, ProvisioningFailed
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import DatabaseStatus, Ownership, Project, Scope
 from agentdb_mcp.providers import Provider
@@ -38,16 +41,18 @@ class Kind(StrEnum):
     HALF_DELETED = "half-deleted"
     OWNERLESS = "ownerless"
     LOST = "lost"
+    REPLACED = "replaced"
     INTERRUPTED = "interrupted"
 
 
 _MENDING = {
-    Kind.ORPHAN: "no row wants it: delete the project",
-    Kind.DUPLICATE: "the row uses another project of this name: delete this one",
+    Kind.ORPHAN: "no row wants it: delete the project if it holds nothing",
+    Kind.DUPLICATE: "the row uses another project of this name: delete this one if it holds nothing",
     Kind.HALF_MADE: "its making was interrupted: complete it",
     Kind.HALF_DELETED: "its deletion was interrupted: complete it",
     Kind.OWNERLESS: "its owner is gone, or archived for too long: delete the database",
     Kind.LOST: "the row's project is gone at the provider: recover it",
+    Kind.REPLACED: "the row's project is gone, and a newer one has its name: use that one if it holds anything",
     Kind.INTERRUPTED: "a checkpoint or a restore was interrupted: remove what it left",
 }
 
@@ -106,7 +111,9 @@ def _of_row(
     row = entry.row
     if entry.leased:
         return
-    if (kind := _unfinished(entry, settled_s, archived_keep_s)) is not None:
+    if (newer := _replacement(entry, projects, now, settled_s)) is not None:
+        yield Finding(Kind.REPLACED, row.project_name, row.scope, newer.id, row)
+    elif (kind := _unfinished(entry, settled_s, archived_keep_s)) is not None:
         yield Finding(kind, row.project_name, row.scope, row.project_id, row)
     elif row.status is DatabaseStatus.READY and row.ownership is Ownership.PLATFORM:
         if row.project_id is not None and row.project_id not in {project.id for project in projects}:
@@ -116,6 +123,17 @@ def _of_row(
         for project in projects:
             if project.id != row.project_id and _settled(project, now, settled_s):
                 yield Finding(Kind.DUPLICATE, row.project_name, row.scope, project.id, row)
+
+
+def _replacement(entry: Inventory, projects: list[Project], now: datetime, settled_s: float) -> Project | None:
+    """The project that took the place of the row's own after the row was written last: the row is an older copy."""
+    row = entry.row
+    begun = row.status not in {DatabaseStatus.READY, DatabaseStatus.DELETING} or entry.ownerless
+    if begun or row.ownership is not Ownership.PLATFORM or row.project_id in {None, *(each.id for each in projects)}:
+        return None
+    # Providers tell whole seconds.
+    written = (now - timedelta(seconds=entry.idle_s)).replace(microsecond=0)
+    return next((each for each in projects if _settled(each, now, settled_s) and _made(each, now) >= written), None)
 
 
 def _unfinished(entry: Inventory, settled_s: float, archived_keep_s: float) -> Kind | None:
@@ -131,11 +149,16 @@ def _unfinished(entry: Inventory, settled_s: float, archived_keep_s: float) -> K
 
 def _settled(project: Project, now: datetime, settled_s: float) -> bool:
     """Old enough; a project that does not tell its age is left alone."""
+    return _made(project, now) <= now - timedelta(seconds=settled_s)
+
+
+def _made(project: Project, now: datetime) -> datetime:
+    """When it was made; one that does not tell counts as made in the future."""
     try:
         made = datetime.fromisoformat(project.created_at or "")
     except ValueError:
-        return False
-    return now - made.replace(tzinfo=made.tzinfo or UTC) >= timedelta(seconds=settled_s)
+        return now + timedelta(days=1)
+    return made.replace(tzinfo=made.tzinfo or UTC)
 
 
 def _scope(name: str) -> Scope | None:
@@ -178,25 +201,61 @@ class Reconcile:
                 group.start_soon(one, finding)
 
     async def _mend(self, finding: Finding) -> None:
-        databases = self.provisioning.databases
         row = finding.row
         if finding.kind is Kind.ORPHAN:
-            tombstone = await databases.entomb(finding.scope, finding.project_name)
-            if tombstone is not None:
-                await self.provisioning.remove(tombstone)
+            await self._remove_orphan(finding)
         elif row is None:
             return
         elif finding.kind is Kind.HALF_MADE and row.owner_id is not None:
             await self.provisioning.ensure(row.scope, row.owner_id)
         elif finding.kind in {Kind.HALF_DELETED, Kind.OWNERLESS}:
             await self.provisioning.remove(row)
+        elif finding.kind is Kind.REPLACED:
+            await self._replace(row, finding.project_id or "")
         elif finding.kind is Kind.INTERRUPTED:
             await self.provisioning.look_again(row)
         elif finding.project_id is not None and await self._still(row):
             if finding.kind is Kind.LOST:
                 await self.provider.recover(finding.project_id)
             else:
+                await self._check_empty(finding)
                 await self.provider.delete(finding.project_id)
+
+    async def _remove_orphan(self, finding: Finding) -> None:
+        databases = self.provisioning.databases
+        await self._check_empty(finding)
+        tombstone = await databases.entomb(finding.scope, finding.project_name)
+        if tombstone is not None:
+            await self.provisioning.remove(tombstone)
+            await databases.forget(tombstone)
+
+    async def _replace(self, row: DatabaseRow, newer_id: str) -> None:
+        if not await self._has_back(row, newer_id):
+            await self.provisioning.adopt(row)
+
+    async def _has_back(self, row: DatabaseRow, newer_id: str) -> bool:
+        """Recover a ready row's own project if the newer one holds nothing; whether that was done."""
+        newer = await self.provider.get(newer_id)
+        if row.status is not DatabaseStatus.READY or newer is None or await self.provisioning.holds_anything(newer):
+            return False
+        try:
+            await self.provider.recover(row.project_id or "")
+        except ProvisioningFailed as error:
+            if error.retryable:
+                raise
+            return False
+        return True
+
+    async def _check_empty(self, finding: Finding) -> None:
+        """Raises NotAllowed for a project with somebody's data; of an orphan, all of its name are looked at."""
+        for project in await self.provider.find(finding.project_name):
+            condemned = finding.kind is Kind.ORPHAN or project.id == finding.project_id
+            if condemned and await self.provisioning.holds_anything(project):
+                raise NotAllowed(
+                    f"Project {project.id} ({project.name}) holds data and was not deleted.",
+                    hint="It is of another control database, or was made after this one was saved: then its owner's"
+                    " next call takes it over. If it is nobody's, delete it at the provider.",
+                )
 
     async def _still(self, row: DatabaseRow) -> bool:
         """Whether the row is as it was when we looked."""

@@ -5,7 +5,8 @@ from agentdb_mcp.store.audit_chain import AuditDecision, AuditEntry, Broken, Cha
 from agentdb_mcp.store.budgets import BudgetRow, BudgetStore, PeriodFigures
 from agentdb_mcp.store.connection_strings import ConnectionStrings, StoredString
 from agentdb_mcp.store.control import ControlDatabase
-from agentdb_mcp.store.databases import BilledDatabase, Claim, DatabaseRow, DatabaseStore, Inventory, OwnerUnknown
+from agentdb_mcp.store.database_rows import BilledDatabase, Claim, DatabaseRow, Inventory
+from agentdb_mcp.store.databases import DatabaseStore, OwnerUnknown
 from agentdb_mcp.store.identity import IdentityStore, WorkspaceRow, no_such_user
 from agentdb_mcp.store.ledger import DatabaseUsage, Drift, LedgerStore, MeteredHour, SettledHour
 from agentdb_mcp.store.sim_variables import SimVariables

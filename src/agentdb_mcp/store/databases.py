@@ -7,14 +7,14 @@ carries an old one changes nothing: a process that was stopped past its lease ca
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 
 import asyncpg
 
 from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import AccessMode, DatabaseStatus, Ownership, Scope
 from agentdb_mcp.store.control import ControlDatabase
+from agentdb_mcp.store.database_rows import BilledDatabase, Claim, DatabaseRow, Inventory
 from agentdb_mcp.store.identity import ARCHIVED_AT
 
 _TABLES = {Scope.AGENT: ("workspace_database", "workspace_id"), Scope.GLOBAL: ("user_global_database", "user_id")}
@@ -31,71 +31,18 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseRow:
-    """One database as the control database knows it; `uri` is encrypted.
-
-    `last_error` is the code by which making or removing it failed last, `leased` whether somebody does it now.
-    """
-
-    id: str
-    scope: Scope
-    owner_id: str | None
-    user_id: str | None
-    project_name: str
-    status: DatabaseStatus
-    ownership: Ownership
-    access_mode: AccessMode
-    project_id: str | None
-    branch_id: str | None
-    uri: str | None
-    database_name: str | None
-    role_name: str | None
-    generation: int
-    fence: int
-    paused: bool | None = False
-    last_error: str | None = None
-    leased: bool = False
-    checkpoint_bytes: int = 0
+# A new generation without a project; what the former one used is still asked for.
+_ANEW = (
+    "status = 'pending', generation = generation + 1, fence = fence + 1, neon_project_id = NULL,"
+    " neon_branch_id = NULL, neon_connection_uri = NULL, role_name = NULL, database_name = NULL, paused = false,"
+    " checkpoint_bytes = 0, lease_expires_at = NULL, updated_at = now(), former_until = updated_at,"
+    " former_project_ids = CASE WHEN former_until > coalesce(last_consumption_sync, created_at)"
+    " THEN former_project_ids ELSE '{}' END || array_remove(ARRAY[neon_project_id], NULL)"
+)
 
 
 class OwnerUnknown(ProvisioningFailed):
     """The user or workspace of a declared database does not exist, or not any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to change one row until the lease ends or somebody else claims it."""
-
-    row: DatabaseRow
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """A row as `reconcile` sees it: whether somebody works on it, since when it rests, whether its owner is gone.
-
-    `archived_s` is for how long its workspace has been archived; None if it is not. `abandoned` is a lease that ended
-    by itself: whoever held it was interrupted.
-    """
-
-    row: DatabaseRow
-    leased: bool
-    idle_s: float
-    ownerless: bool
-    archived_s: float | None = None
-    abandoned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BilledDatabase:
-    """A database whose projects' consumption is asked for; `synced` is until when it is known."""
-
-    database_id: str
-    project_ids: tuple[str, ...]
-    user_id: str | None
-    created_at: datetime
-    synced: datetime | None
 
 
 class DatabaseStore:
@@ -206,13 +153,7 @@ class DatabaseStore:
                 )
                 if revive:
                     await connection.execute(
-                        f"UPDATE {table} SET status = 'pending', generation = generation + 1, {owner} = $1,"
-                        " neon_project_id = NULL, neon_branch_id = NULL, neon_connection_uri = NULL,"
-                        " role_name = NULL, database_name = NULL, paused = false, checkpoint_bytes = 0,"
-                        " updated_at = now(),"
-                        " former_until = updated_at, former_project_ids = CASE WHEN former_until >"
-                        " coalesce(last_consumption_sync, created_at) THEN former_project_ids ELSE '{}' END"
-                        " || array_remove(ARRAY[neon_project_id], NULL)"
+                        f"UPDATE {table} SET {_ANEW}, {owner} = $1"
                         + (", user_id = $3" if scope is Scope.AGENT else "")
                         + " WHERE project_name = $2 AND status = 'deleted'",
                         *arguments,
@@ -278,6 +219,28 @@ class DatabaseStore:
                 " updated_at = now() WHERE id = $1 AND generation = $2 AND status NOT IN ('deleting', 'deleted')",
                 row.id,
                 row.generation,
+            )
+
+    async def renounce(self, row: DatabaseRow) -> bool:
+        """Begin a new generation of a row whose project is gone; False if the row changed meanwhile."""
+        table, _ = _TABLES[row.scope]
+        async with self._control.connection() as connection:
+            changed = await connection.fetchval(
+                f"UPDATE {table} SET {_ANEW} WHERE id = $1 AND generation = $2 AND fence = $3 RETURNING true",
+                row.id,
+                row.generation,
+                row.fence,
+            )
+        return changed is not None
+
+    async def forget(self, row: DatabaseRow) -> None:
+        """Drop a tombstone that never was anybody's database, so that its name is free for whoever has it."""
+        table, owner = _TABLES[row.scope]
+        async with self._control.connection() as connection:
+            await connection.execute(
+                f"DELETE FROM {table} WHERE id = $1 AND status = 'deleted' AND {owner} IS NULL AND user_id IS NULL"
+                " AND neon_project_id IS NULL AND former_project_ids = '{}'",
+                row.id,
             )
 
     async def entomb(self, scope: Scope, project_name: str) -> DatabaseRow | None:

@@ -1,4 +1,4 @@
-"""The README's examples for clients: what is JSON parses, and what is a program runs."""
+"""The examples for clients in docs/clients.md: what is JSON parses, and what is a program runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from tests.acceptance.mcp_http.conftest import Shared
 
 ROOT = Path(__file__).parents[3]
-README = (ROOT / "README.md").read_text("utf-8")
 CLIENTS = Path(__file__).parent / "clients"
-SECTION = README.partition("\n## Clients\n")[2].partition("\n## ")[0]
+SECTION = (ROOT / "docs/clients.md").read_text("utf-8")
 URL = "http://localhost:8000"
 
 
