@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import anyio
 import typer
 
+from agentdb_mcp.logs import configure_logging
 from benchmarks.soak import checks, metering, watching
 from benchmarks.soak.client import Client, Ears, Figures
 from benchmarks.soak.house import IDLE_S, House, house
@@ -198,5 +200,8 @@ if __name__ == "__main__":
     parser.add_argument("--report", type=Path, action="append", default=[], help="file: JSON for .json, else Markdown")
     parser.add_argument("--keep", type=Path, help="a new folder for logs, answers and the cluster, kept afterwards")
     given = parser.parse_args()
+    configure_logging("text", "error")
+    # Its pools tell of each outage that is asked for here, with a traceback.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     given.tenants = given.tenants or (TENANTS if given.minutes >= LONG_MINUTES else TENANTS_OF_SHORT)
     sys.exit(anyio.run(main, given))
