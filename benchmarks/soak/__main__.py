@@ -203,5 +203,7 @@ if __name__ == "__main__":
     configure_logging("text", "error")
     # Its pools tell of each outage that is asked for here, with a traceback.
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
+    if given.servers < 2:
+        parser.error("--servers must be at least 2: one is killed while others serve")
     given.tenants = given.tenants or (TENANTS if given.minutes >= LONG_MINUTES else TENANTS_OF_SHORT)
     sys.exit(anyio.run(main, given))
