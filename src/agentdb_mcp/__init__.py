@@ -1,3 +1,5 @@
 """A Postgres database for every AI agent, over MCP."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("agentdb-mcp")

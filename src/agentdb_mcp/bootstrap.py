@@ -147,6 +147,7 @@ async def open_application(
     cipher = _cipher(settings)
     urls = {Scope.AGENT: settings.agent_db_url, Scope.GLOBAL: settings.global_db_url}
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_traces(settings))
         limits = policy.limits
         pools = Pools(PoolSettings(size=limits.pool_size, max_connections=limits.max_connections, idle_s=limits.idle_s))
         stack.push_async_callback(_shielded, pools.close)
@@ -202,6 +203,23 @@ async def _shielded(close: object) -> None:
     """Closing goes on when we are being cancelled, but not for ever."""
     with anyio.CancelScope(shield=True), anyio.move_on_after(5, shield=True):
         await close()  # type: ignore[operator]
+
+
+@asynccontextmanager
+async def _traces(settings: Settings) -> AsyncIterator[None]:
+    """Spans go where the settings say; without, nothing of OpenTelemetry's SDK is loaded."""
+    if settings.otel_endpoint is None:
+        yield
+        return
+    try:
+        from agentdb_mcp.telemetry.otel import exporting
+    except ImportError:
+        raise ConfigurationError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry's SDK is not installed.",
+            hint="Install agentdb-mcp[otel], or set OTEL_SDK_DISABLED=true.",
+        ) from None
+    async with exporting(settings.otel_endpoint, {name: value.reveal() for name, value in settings.otel_headers}):
+        yield
 
 
 @asynccontextmanager

@@ -113,7 +113,10 @@ def serve(
             raise typer.BadParameter("--scope is for stdio; over HTTP there are /mcp/agent and /mcp/global.")
         from agentdb_mcp.cli_http import run_http
 
-        run(lambda application: run_http(application, host, port, sessions=sessions, answers="sse" if sse else "json"))
+        run(
+            lambda application: run_http(application, host, port, sessions=sessions, answers="sse" if sse else "json"),
+            fast=True,
+        )
         return
     from agentdb_mcp.bootstrap import check_serve
 
@@ -121,14 +124,16 @@ def serve(
 
     async def work(application: Application) -> None:
         from contextlib import nullcontext
+        from functools import partial
 
-        from agentdb_mcp.mcp_server.server import build_server
+        from agentdb_mcp.mcp_server.server import build_server, has_tool, run_tool
         from agentdb_mcp.mcp_server.stdio import serve_stdio
 
         operations = application.operations(application.tenant)
-        await serve_stdio(build_server(lambda _: nullcontext(operations), application.policy.limits, scope))
+        server = build_server(lambda _: nullcontext(operations), application.policy.limits, scope)
+        await serve_stdio(server, partial(run_tool, operations, fixed_scope=scope), has_tool)
 
-    run(work)
+    run(work, fast=True)
 
 
 @app.command()
@@ -192,12 +197,13 @@ def neon_emulator(
     pg: Annotated[
         str | None, typer.Option(help="A superuser's postgresql:// URL; an embedded one unless given.")
     ] = None,
+    env_file: Annotated[Path | None, typer.Option(help="Write here what servers' AGENTDB_ENV_FILE needs.")] = None,
 ) -> None:
     """Run the local Neon API alone until SIGTERM; the first line on stdout says where it is, as JSON."""
     from agentdb_mcp.up import run_emulator
 
     settings = settings_of_run()
-    anyio.run(run_emulator, port, pg, settings.pg_bin)
+    anyio.run(run_emulator, port, pg, settings.pg_bin, env_file)
 
 
 @app.command()

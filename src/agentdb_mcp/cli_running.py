@@ -32,15 +32,15 @@ def settings_of_run(*, quiet: bool = False) -> Settings:
     from agentdb_mcp.logs import configure_logging
 
     settings = load_settings()
-    keys = [key for key in (*settings.encryption_keys, settings.service_key) if key is not None]
-    keys += [organization.api_key for organization in settings.neon]
     level = "warning" if quiet and settings.log_level == "info" else settings.log_level
-    configure_logging(settings.log_format, level, keys)
+    configure_logging(settings.log_format, level, settings.secrets)
     return settings
 
 
-def run(work: Callable[[Application], Awaitable[T]], *, migrate: bool = True, quiet: bool = False) -> T:
-    """Run `work` with the application of these settings."""
+def run(
+    work: Callable[[Application], Awaitable[T]], *, migrate: bool = True, quiet: bool = False, fast: bool = False
+) -> T:
+    """Run `work` with the application of these settings; with `fast` on uvloop, for what serves many calls."""
     settings = settings_of_run(quiet=quiet)
 
     async def with_application() -> T:
@@ -49,7 +49,7 @@ def run(work: Callable[[Application], Awaitable[T]], *, migrate: bool = True, qu
         async with open_application(settings, migrate=migrate) as application:
             return await work(application)
 
-    return anyio.run(with_application)
+    return anyio.run(with_application, backend_options={"use_uvloop": fast})
 
 
 def print_answer(fields: dict[str, Any], text: str, as_json: bool) -> None:

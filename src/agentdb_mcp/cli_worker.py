@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -21,9 +23,25 @@ async def run_worker(application: Application) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_obey_signals, worker, group.cancel_scope)
         log.info("worker started", jobs=[job.name for job in jobs])
-        await worker.run()
+        async with _monitored(application):
+            await worker.run()
         group.cancel_scope.cancel()
     log.info("worker ended")
+
+
+@asynccontextmanager
+async def _monitored(application: Application) -> AsyncIterator[None]:
+    """Metrics on the port of the settings, if there is one."""
+    if (listen := application.settings.worker_listen) is None:
+        yield
+        return
+    from agentdb_mcp.web.monitor import build_monitor
+    from agentdb_mcp.web.serving import serve_monitor
+
+    app = build_monitor(application.managed(), application.settings.service_key)
+    async with serve_monitor(app, *listen, "AGENTDB_WORKER_LISTEN") as url:
+        log.info("metrics served", url=f"{url}/metrics")
+        yield
 
 
 async def _obey_signals(worker: Worker, scope: anyio.CancelScope) -> None:

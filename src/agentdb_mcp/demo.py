@@ -225,11 +225,14 @@ async def _budget(research: Agent, stack: LocalStack) -> None:
     story.chapter("One agent overspends (the demo's prices are raised: the month's $2.00 last seconds)")
     busy = 0
     while (state := (await _state(research)))["state"] not in {"exceeded", "paused"}:
-        await research.client.call_tool("execute_sql", {"sql": "SELECT pg_sleep(0.1)"})
-        busy += 1
+        async with anyio.create_task_group() as group:
+            for database in ("agent", "global"):
+                arguments = {"sql": "SELECT pg_sleep(0.2)", "database": database}
+                group.start_soon(research.client.call_tool, "execute_sql", arguments)
+                busy += 1
         if busy > 200:
             raise StoryFailed(f"The demo went wrong: the budget is still {state['state']} after {busy} calls.")
-    story.step("research", "keeps its database busy", f"{busy} calls; the budget is {state['state']}", budget=state)
+    story.step("research", "keeps both databases busy", f"{busy} calls; the budget is {state['state']}", budget=state)
     await research.refused(
         "writes", "execute_sql", "budget_exceeded", sql="INSERT INTO papers (title) VALUES ('One more')"
     )

@@ -32,10 +32,12 @@ class LocalStack:
             "AGENTDB_CONTROL_URL": self.postgres.uri(CONTROL_DATABASE).reveal(),
             "AGENTDB_ENCRYPTION_KEYS": self.encryption_key.reveal(),
             "AGENTDB_SERVICE_KEY": self.service_key.reveal(),
-            "NEON_API_HOST": self.emulator.base_url,
-            "NEON_API_KEY": self.emulator.api_key,
-            "NEON_ORG_ID": self.emulator.org_id,
-        }
+        } | neon_environ(self.emulator)
+
+
+def neon_environ(emulator: Emulator) -> dict[str, str]:
+    """What a server needs of the local Neon API, its key included."""
+    return {"NEON_API_HOST": emulator.base_url, "NEON_API_KEY": emulator.api_key, "NEON_ORG_ID": emulator.org_id}
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -9,9 +10,10 @@ import threading
 import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
@@ -36,8 +38,11 @@ _ASSIGNED = re.compile(rf"({_NAMED}(?:\\?[\"']?\s*[:=]\s*|\s+(?=')))(?:bearer\s+
 _BEARER = re.compile(r"\b(bearer\s+)\S+", re.IGNORECASE)
 _SEALED = re.compile(r"[0-9a-f]{32}:[0-9a-f]*:[0-9a-f]*", re.IGNORECASE)
 _SECRET_KEY = re.compile(rf"{_NAMED}$|^(?:authorization|token|x-internal-api-key)$", re.IGNORECASE)
-_TOKEN = re.compile(r"adb_[A-Za-z0-9_-]{16,}")
+# Our tokens, and Neon's keys.
+_TOKEN = re.compile(r"(?:adb|napi)_[A-Za-z0-9_-]{16,}")
 _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+_REQUEST: ContextVar[str | None] = ContextVar("agentdb_request", default=None)
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -65,10 +70,13 @@ class _Secrets:
 
 
 def _forms(value: str) -> list[str]:
-    """The secret itself and, of a URL, its password, which servers repeat without the rest."""
+    """The secret itself and, of a URL, its password, which servers repeat without the rest; plain and as quoted."""
     forms = [value]
     if match := _URL_PASSWORD.search(value):
         forms += match[1], unquote(match[1])
+    for form in tuple(forms):
+        forms += json.dumps(form)[1:-1], repr(form)[1:-1], ascii(form)[1:-1], quote(form), quote(form, safe="")
+    forms = list(dict.fromkeys(form.translate(_CONTROL) for form in forms))
     return [form for form in forms if len(form) >= MIN_SECRET_LENGTH and form.lower() not in _ORDINARY]
 
 
@@ -81,7 +89,8 @@ def register_secret(secret: Secret) -> None:
 
 
 def scrub_text(text: str) -> str:
-    """Hide credentials in a text: live secrets, URLs, passwords, tokens, encrypted strings."""
+    """Hide credentials in a text: live secrets, URLs, passwords, tokens, Neon's keys, encrypted strings."""
+    text = text.translate(_CONTROL)
     for secret in _secrets.longest_first:
         text = text.replace(secret, HIDDEN)
     if "://" in text:
@@ -90,7 +99,35 @@ def scrub_text(text: str) -> str:
     text = _TOKEN.sub(HIDDEN, text)
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
-    return _SEALED.sub(HIDDEN, text).translate(_CONTROL)
+    return _SEALED.sub(HIDDEN, text)
+
+
+class Identified:
+    """`with Identified(id)`: log lines and audit entries of the block, and of tasks begun in it, have this id."""
+
+    __slots__ = ("_id", "_token")
+
+    def __init__(self, identifier: str) -> None:
+        self._id = identifier
+
+    def __enter__(self) -> None:
+        self._token: Token[str | None] = _REQUEST.set(self._id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        _REQUEST.reset(self._token)
+
+
+def request_id() -> str | None:
+    """Of the request that this is done for."""
+    return _REQUEST.get()
+
+
+def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if (identifier := _REQUEST.get()) is not None:
+        event.setdefault("request_id", identifier)
+    return event
 
 
 def _without_userinfo(word: re.Match[str]) -> str:
@@ -152,6 +189,7 @@ def _one_line(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 _CHAIN: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_request_id,
     structlog.processors.StackInfoRenderer(),
     _render_exception,
     _scrub_event,

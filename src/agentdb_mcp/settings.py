@@ -10,7 +10,7 @@ from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.models import Secret
@@ -26,6 +26,7 @@ MAX_ID_LENGTH = 240
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _HOST = re.compile(r"\*|(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+")
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 _DOLLARS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 
@@ -75,6 +76,18 @@ class Settings:
     log_format: LogFormat = "text"
     log_level: str = "info"
     pg_bin: Path | None = None
+    otel_endpoint: str | None = None
+    otel_headers: tuple[tuple[str, Secret], ...] = ()
+    worker_listen: tuple[str, int] | None = None
+
+    @property
+    def secrets(self) -> list[Secret]:
+        """Everything here that no log may show."""
+        keys = (self.neon_connection_encryption_key, self.sim_encryption_key, self.service_key)
+        urls = (self.control_url, self.provider_url, self.agent_db_url, self.global_db_url)
+        found = [secret for secret in (*keys, *urls) if secret is not None]
+        found += [*self.encryption_keys, *(value for _, value in self.otel_headers)]
+        return found + [organization.api_key for organization in self.neon]
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -114,6 +127,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_format=log_format,
         log_level=log_level,
         pg_bin=_path(env, "AGENTDB_PG_BIN"),
+        otel_endpoint=_otel_endpoint(env),
+        otel_headers=_otel_headers(env),
+        worker_listen=_listen(env, "AGENTDB_WORKER_LISTEN"),
     )
 
 
@@ -266,6 +282,60 @@ def _web_url(env: Mapping[str, str], name: str) -> str | None:
     if parts is None or parts.scheme not in ("http", "https") or set(text) & set("@?,\\#"):
         raise ConfigurationError(f"{name} must be the https:// URL that the server is reached by")
     return text.rstrip("/")
+
+
+def _otel_endpoint(env: Mapping[str, str]) -> str | None:
+    """Where traces go; OpenTelemetry's own variables, of which the one for traces alone wins."""
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return None
+    for name, path in (("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""), ("OTEL_EXPORTER_OTLP_ENDPOINT", "/v1/traces")):
+        if (text := _text(env, name)) is None:
+            continue
+        parts = _split(text)
+        if parts is None or parts.scheme not in ("http", "https") or set(text) & set("@?,\\"):
+            raise ConfigurationError(f"{name} must be a collector's http:// or https:// URL, without a password")
+        _otel_protocol(env)
+        return text.rstrip("/") + path
+    return None
+
+
+def _otel_protocol(env: Mapping[str, str]) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if (text := _text(env, name)) is not None:
+            if text != "http/protobuf":
+                raise ConfigurationError(
+                    f"{name} must be http/protobuf: traces are sent that way alone.",
+                    hint="A collector takes it at port 4318; OTEL_TRACES_EXPORTER=none sends none.",
+                )
+            return
+
+
+def _otel_headers(env: Mapping[str, str]) -> tuple[tuple[str, Secret], ...]:
+    """`name=value` pairs with commas, values percent-encoded."""
+    name = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+    name = name if _text(env, name) else "OTEL_EXPORTER_OTLP_HEADERS"
+    pairs = [pair.partition("=") for pair in (_text(env, name) or "").split(",") if pair.strip()]
+    found = [(header.strip().lower(), unquote(value.strip())) for header, _, value in pairs]
+    if not all(_HEADER_NAME.fullmatch(header) and value.isascii() and value.isprintable() for header, value in found):
+        raise ConfigurationError(f"{name} must be a list with commas of name=value")
+    return tuple((header, Secret(value)) for header, value in found)
+
+
+def _listen(env: Mapping[str, str], name: str) -> tuple[str, int] | None:
+    """An address and a port; the address is this machine's own unless told."""
+    text = _text(env, name)
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise ConfigurationError(f"{name} must be an address and a port, like 127.0.0.1:9464, or a port alone")
+    if not _is_loopback(host) and _text(env, "AGENTDB_SERVICE_KEY") is None:
+        raise ConfigurationError(
+            f"AGENTDB_SERVICE_KEY is missing, and {name} lets other machines ask.",
+            hint=f"Set the key that they are to send, or let {name} be 127.0.0.1:{port}.",
+        )
+    return host, int(port)
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,8 +14,9 @@ from agentdb_mcp.bootstrap import open_application
 from agentdb_mcp.cli_running import until_asked
 from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable, NotAuthenticated
 from agentdb_mcp.jobs import Worker, jobs_of
-from agentdb_mcp.local_stack import LocalStack, local_stack
+from agentdb_mcp.local_stack import LocalStack, local_stack, neon_environ
 from agentdb_mcp.models import Secret, TokenScope
+from agentdb_mcp.neon_emulator import Emulator
 from agentdb_mcp.services import Tokens
 from agentdb_mcp.services.databases import plain_url
 from agentdb_mcp.settings import load_settings
@@ -81,13 +82,15 @@ async def _token(data_dir: Path, tokens: Tokens, workspace_id: str) -> Secret:
     return issued.token
 
 
-async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None) -> None:
-    """The local Neon API alone."""
+async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None, env_file: Path | None) -> None:
+    """The local Neon API alone; `env_file` is written when it is ready."""
     from agentdb_mcp.embedded import embedded_postgres
     from agentdb_mcp.neon_emulator import ClusterUnavailableError, neon_emulator
 
     async def serve(url: str) -> None:
         async with neon_emulator(url, port=port) as emulator:
+            if env_file is not None:
+                _write_for_servers(env_file, emulator)
             fields = {"base_url": emulator.base_url, "api_key": emulator.api_key, "org_id": emulator.org_id}
             print(json.dumps(fields), flush=True)
             await until_asked()
@@ -107,9 +110,20 @@ async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None
 def _environment_file(data_dir: Path, stack: LocalStack) -> Path:
     """Where client configurations find the settings, so that they hold no secret themselves (mode 0600)."""
     file = data_dir / "environment"
-    with _private(file) as out:
-        out.writelines(f"{name}={value}\n" for name, value in stack.environ().items())
+    _write_environment(file, stack.environ())
     return file
+
+
+def _write_for_servers(file: Path, emulator: Emulator) -> None:
+    try:
+        _write_environment(file, neon_environ(emulator))
+    except OSError as error:
+        raise ConfigurationError(f"--env-file names {file}, which cannot be written ({error.strerror}).") from None
+
+
+def _write_environment(file: Path, environ: dict[str, str]) -> None:
+    with _private(file) as out:
+        out.writelines(f"{name}={value}\n" for name, value in environ.items())
 
 
 def _private(file: Path) -> TextIO:

@@ -76,7 +76,7 @@ class Serve:
     wire: list[str] = field(default_factory=list)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     _next_id: int = 0
-    _early: dict[int | None, dict[str, Any]] = field(default_factory=dict)
+    _early: dict[int | str | None, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -97,7 +97,7 @@ class Serve:
         await self.write(json.dumps(message if params is None else message | {"params": params}))
         return self._next_id
 
-    async def receive(self, request_id: int | None, within: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+    async def receive(self, request_id: int | str | None, within: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """The response to a request; whatever else stands on stdout must be MCP too."""
         assert self.process.stdout is not None
         with anyio.fail_after(within):
@@ -114,11 +114,11 @@ class Serve:
     async def request(self, method: str, params: Any = None) -> dict[str, Any]:
         return await self.receive(await self.send(method, params))
 
-    async def initialize(self) -> dict[str, Any]:
-        """Say hello as clients of 2025-06-18 do, and remember the tools."""
+    async def initialize(self, version: str = PROTOCOL) -> dict[str, Any]:
+        """Say hello as clients of that version do, and remember the tools."""
         hello = await self.request(
             "initialize",
-            {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "acceptance", "version": "1"}},
+            {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "acceptance", "version": "1"}},
         )
         await self.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}))
         listed = await self.request("tools/list")

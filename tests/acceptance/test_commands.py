@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from agentdb_mcp.local_stack import LocalStack
+from agentdb_mcp.settings import load_settings
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import CommandFactory, Finished, ServeFactory, StartFactory
@@ -230,15 +232,21 @@ async def test_the_neon_emulator_answers_its_key_alone_and_ends_by_sigterm_with_
 
 
 async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
-    start: StartFactory, stack: LocalStack, unused_port: int
+    start: StartFactory, stack: LocalStack, unused_port: int, tmp_path: Path
 ) -> None:
-    """The same cluster knows the same organization, projects and key."""
+    """The same cluster knows the same organization, projects and key; a file tells servers, and nobody else."""
+    file = tmp_path / "neon.env"
     arguments = ("neon-emulator", "--port", str(unused_port), "--pg", stack.postgres.uri().reveal())
+    arguments += ("--env-file", str(file))
     async with start({}, *arguments) as emulator:
         assert emulator.stdout is not None
         said = json.loads(await emulator.stdout.readline())
         assert f":{unused_port}/" in said["base_url"]
         assert said["org_id"] == stack.emulator.org_id
+        settings = load_settings({"AGENTDB_ENV_FILE": str(file)})
+        assert settings.neon_api_host == said["base_url"]
+        assert [key.api_key.reveal() for key in settings.neon] == [said["api_key"]]
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.fixture

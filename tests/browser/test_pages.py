@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import DESKTOP, PHONE, Keep, OpenPage
@@ -142,6 +144,54 @@ def test_rows_are_paged_sorted_and_filtered_by_postgres(open_page: OpenPage) -> 
     assert cell(page, 0, "title").endswith("part 340")
     page.get_by_role("button", name="Remove the filter").click()
     expect(page.get_by_text("Rows 1 to 100")).to_be_visible()
+
+
+def test_an_export_has_the_rows_that_fit_in_the_order_chosen(open_page: OpenPage) -> None:
+    page = open_page("/agent/research?table=papers")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.get_by_role("combobox", name="Operator").click()
+    page.get_by_role("option", name="≤", exact=True).click()
+    page.get_by_label("Value").fill("120")
+    page.get_by_role("button", name="Add filter").click()
+    page.locator(".ag-header-cell-text", has_text="cited").click()
+    fitting = sorted(n * 37 % 1000 for n in range(1, 121))
+    expect(page.locator(f'{ROWS}[row-index="0"] [col-id="c4"]')).to_have_text(str(fitting[0]))
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Export as CSV").click()
+    with Path(waited.value.path()).open(newline="") as file:
+        cited = [int(row["cited"]) for row in csv.DictReader(file)]
+    assert cited == fitting
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Export as JSON").click()
+    exported = json.loads(Path(waited.value.path()).read_text("utf-8"))
+    assert [row["cited"] for row in exported] == fitting
+
+
+def test_rows_are_in_the_page_that_is_sent(explorer: House) -> None:
+    """Of a machine that is so busy that a page gives up waiting for them, not each time."""
+    with httpx.Client(base_url=explorer.url) as client:
+        client.get(explorer.link())
+        pages = (client.get("/explorer/agent/research?table=papers").text for _ in range(10))
+        assert any("On the practice of databases, part 1" in sent for sent in pages)
+
+
+def test_files_of_pages_are_kept_by_browsers_and_sent_compressed(explorer: House) -> None:
+    with httpx.Client(base_url=explorer.url) as client:
+        client.get(explorer.link())
+        sent = client.get("/explorer/agent/research?table=papers").text
+        files = re.findall(r'"(/explorer/(?:_nicegui|static)/[^"]+\.(?:js|mjs|css)(?:\?v=\w+)?)"', sent)
+        assert len(files) > 8
+        for file in files:
+            first, again = client.get(file), client.get(file)
+            assert "immutable" in first.headers["cache-control"], file
+            assert first.content == again.content
+            assert first.headers["content-type"] == again.headers["content-type"]
+        plain = client.get(files[0], headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == client.get(files[0]).content
+        missing = client.get("/explorer/_nicegui/static/missing.js")
+        assert missing.status_code == 404
+        assert "immutable" not in missing.headers.get("cache-control", "")
 
 
 def test_values_are_shown_for_what_they_are(open_page: OpenPage, explorer: House) -> None:

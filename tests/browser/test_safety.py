@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,9 +21,25 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from agentdb_mcp.credentials.cipher import Cipher
+from agentdb_mcp.execution import login
 from agentdb_mcp.models import TokenScope
 
 COOKIE = "agentdb_explorer"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def passwords() -> Iterator[list[str]]:
+    """Of the agents' roles, each as it is set for one login; from before the server's first one."""
+    made: list[str] = []
+    unseal = login._unseal_sql
+
+    def noting(role: str, database: str, password: str, until: datetime) -> str:
+        made.append(password)
+        return unseal(role, database, password, until)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(login, "_unseal_sql", noting)
+        yield made
 
 
 @pytest.fixture
@@ -178,8 +195,12 @@ def test_a_page_is_no_use_to_another_session(explorer: House, signed_in: httpx.C
         assert signed_in.get(f"/explorer/_nicegui_ws/socket.io/?{query}").status_code == 200
 
 
-def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPage, explorer: House) -> None:
+def test_no_connection_string_or_password_leaves_in_pages_sockets_or_files(
+    open_page: OpenPage, explorer: House, passwords: list[str]
+) -> None:
     lifecycle = explorer.application.managed().lifecycle
+    explorer.call(lifecycle.create_workspace, "unused", "ada", "Unused")  # so that somebody logs in for a page
+    before = len(passwords)
     page = open_page(signed_in=False)
     seen: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: seen.append(str(payload))))
@@ -188,7 +209,7 @@ def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPa
         lambda answer: seen.append(answer.text()) if "text/html" in answer.headers.get("content-type", "") else None,
     )
     page.goto(explorer.link())
-    for path in ("/", "/agent/research", "/agent/research?table=papers", "/activity"):
+    for path in ("/", "/agent/research", "/agent/research?table=papers", "/agent/unused", "/activity"):
         page.goto(f"{explorer.url}/explorer{path}")
         expect(page.locator(".ax-loading")).to_have_count(0)
     page.goto(f"{explorer.url}/explorer/agent/research/sql")
@@ -208,6 +229,7 @@ def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPa
     cipher = Cipher(list(settings.encryption_keys))
     uris = [cipher.decrypt(uri).reveal() for uri in stored]
     assert len(uris) >= 3
+    assert len(passwords) > before >= 2
     for secret in (
         "postgresql://",
         "postgres://",
@@ -217,6 +239,7 @@ def test_no_connection_string_leaves_in_pages_sockets_or_files(open_page: OpenPa
         settings.service_key.reveal(),
         "adb_",
         "SCRAM-SHA-256",
+        *passwords,
         *stored,
         *(urlsplit(uri).password or uri for uri in uris),
     ):

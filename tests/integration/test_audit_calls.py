@@ -285,6 +285,7 @@ async def test_a_user_reads_the_own_activity_page_by_page(agent: Agent, url: str
             "scope": "agent", "database_id": entries[2].database_id, "source": "mcp", "principal": "stdio",
             "tool": None, "kinds": ["read"], "objects": [], "decision": "allowed", "code": None, "sqlstate": None,
             "duration_ms": 0, "rows": 1, "statement_hash": (entries[2].statement_hash or b"").hex(),
+            "request_id": None,
             "previous_hash": entries[1].hash.hex(), "hash": entries[2].hash.hex(),
         }  # fmt: skip
         assert await sequences(as_service, decision="refused") == [6]

@@ -228,6 +228,7 @@ CHANGES = {
     "duration_ms = duration_ms + 1": 3,
     "rows = NULL": 3,
     "statement_hash = NULL": 3,
+    "request_id = 'another'": 3,
     "previous_hash = decode(repeat('00', 32), 'hex')": 3,
     "hash = decode(repeat('00', 32), 'hex')": 3,
 }

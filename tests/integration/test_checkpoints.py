@@ -123,6 +123,9 @@ async def test_checkpoints_are_stored_data_that_the_budget_counts(
     made, overview = await checkpoints.create(tenant, OURS, "one")
     assert made.month_microcents > 0
     assert overview.month_microcents == made.month_microcents
+    assert abs(overview.size_bytes - before) < before / 4
+    loss = await checkpoints.look_before_restore(tenant, OURS, "one")
+    assert abs(loss.size_bytes - before) < before / 4
     await usage.budgets.flush()
     held = await _size(application, tenant)
     assert held - before >= made.checkpoint.size_bytes * 0.9
@@ -203,6 +206,21 @@ async def test_what_policy_forbids_is_refused_in_words(
             with pytest.raises(NotAllowed, match=message):
                 await checkpoints.create(tenant, OURS)
             assert (await checkpoints.overview(tenant, OURS)).kept == ()
+
+
+async def test_read_only_access_takes_no_checkpoint_away(
+    checkpoints: Checkpoints, environ: dict[str, str], tenant: Tenant, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made, _ = await checkpoints.create(tenant, OURS)
+    policy = tmp_path_factory.mktemp("policy") / "read.toml"
+    policy.write_text('name = "read"\n[access]\nmode = "restricted"\n')
+    async with open_application(load_settings(environ | {"AGENTDB_POLICY": str(policy)})) as application:
+        reading = application.managed().checkpoints
+        for call in (reading.delete, reading.restore):
+            with pytest.raises(NotAllowed, match="read-only") as refused:
+                await call(tenant, OURS, made.checkpoint.id)
+            assert refused.value.hint
+    assert [each.checkpoint.id for each in (await checkpoints.overview(tenant, OURS)).kept] == [made.checkpoint.id]
 
 
 async def test_a_whole_copy_of_a_large_database_is_refused(

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
+import anyio
 import httpx
 import pytest
 
@@ -112,9 +113,37 @@ async def test_a_checkpoint_whose_answer_is_lost_is_listed_if_it_was_made(
     (await faults.post("/faults", json=fault)).raise_for_status()
     with pytest.raises(ProvisioningFailed):
         await checkpoints.create(tenant, OURS, "kept")
+    assert (await counted(application, tenant) > 0) is effect
     kept = [each.checkpoint.name for each in (await checkpoints.overview(tenant, OURS)).kept]
     assert kept == (["kept"] if effect else [])
     await checkpoints.create(tenant, OURS, "another")
+
+
+async def counted(application: Application, tenant: Tenant) -> int:
+    """Bytes of checkpoints that the budget knows."""
+    row = await application.managed().lifecycle.database(OURS, tenant.workspace_id or "")
+    assert row is not None
+    return row.checkpoint_bytes
+
+
+async def test_a_cancelled_checkpoint_that_was_made_is_counted(
+    application: Application, faults: httpx.AsyncClient, api: httpx.AsyncClient, tenant: Tenant
+) -> None:
+    row = await application.managed().lifecycle.database(OURS, tenant.workspace_id or "")
+    assert row is not None
+
+    async def is_made() -> bool:
+        return bool((await api.get(f"/projects/{row.project_id}/snapshots")).json()["snapshots"])
+
+    late = {"method": "POST", "path": "/projects/*/branches/*/snapshot", "times": 1, "effect": True, "delay_after": 30}
+    (await faults.post("/faults", json=late)).raise_for_status()
+    async with anyio.create_task_group() as group:
+        group.start_soon(application.managed().checkpoints.create, tenant, OURS, "kept")
+        with anyio.fail_after(20):
+            while not await is_made():
+                await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+    assert await counted(application, tenant) > 0
 
 
 async def test_neons_limit_of_snapshots_is_a_clear_error(

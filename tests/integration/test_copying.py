@@ -127,6 +127,42 @@ async def test_replacing_changes_no_other_table(sides: Sides) -> None:
     assert await sides.sql(GLOBAL, "SELECT count(*) FROM pets") == [[1]]
 
 
+async def test_replacing_keeps_the_rows_of_tables_that_inherit_and_empties_every_partition(sides: Sides) -> None:
+    await sides.remake("general", "id int")
+    await sides.sql(GLOBAL, "CREATE TABLE special () INHERITS (general)")
+    await sides.sql(GLOBAL, "INSERT INTO special VALUES (7)")
+    await sides.sql(GLOBAL, "INSERT INTO general VALUES (1)")
+    assert (await sides.copy("SELECT 2 AS id", "general", "replace")).rows == 1
+    assert await sides.sql(GLOBAL, "SELECT id FROM ONLY general") == [[2]]
+    assert await sides.sql(GLOBAL, "SELECT id FROM special") == [[7]]
+    await sides.sql(GLOBAL, "CREATE TABLE split (id int) PARTITION BY RANGE (id)")
+    await sides.sql(GLOBAL, "CREATE TABLE split_all PARTITION OF split DEFAULT")
+    await sides.sql(GLOBAL, "INSERT INTO split VALUES (1)")
+    await sides.copy("SELECT 2 AS id", "split", "replace")
+    assert await sides.sql(GLOBAL, "SELECT id FROM split") == [[2]]
+
+
+async def test_a_rule_or_trigger_that_keeps_old_rows_lets_nothing_be_replaced(sides: Sides) -> None:
+    await sides.remake("kept", "id int")
+    await sides.sql(GLOBAL, "INSERT INTO kept VALUES (1)")
+    await sides.sql(GLOBAL, "CREATE RULE stay AS ON DELETE TO kept DO INSTEAD NOTHING")
+    error = await sides.refused("SELECT 2 AS id", "kept", "replace")
+    assert "public.kept" in error.message
+    assert "rule" in error.message
+    assert error.hint
+    assert await sides.sql(GLOBAL, "SELECT id FROM kept") == [[1]]
+
+
+async def test_a_syntax_error_inside_a_function_is_told_as_that(sides: Sides) -> None:
+    await sides.remake("plain", "id int")
+    await sides.sql(
+        AGENT, "CREATE FUNCTION bad() RETURNS int LANGUAGE plpgsql AS $$BEGIN EXECUTE 'selec 1'; RETURN 1; END$$"
+    )
+    error = await sides.refused("SELECT bad() AS id", "plain")
+    assert error.sqlstate == "42601"
+    assert "selec" in error.message
+
+
 async def test_types_that_the_other_database_lacks_become_text_with_a_note_and_others_are_kept(sides: Sides) -> None:
     for kind in (
         "TYPE mood AS ENUM ('good', 'bad')",
@@ -192,6 +228,7 @@ async def test_a_column_that_numbers_rows_itself_is_noted(sides: Sides) -> None:
         ("SELECT 1 AS counted", "target", "append", "'counted' of public.target is GENERATED ALWAYS AS IDENTITY"),
         ("SELECT 1 AS id", "nowhere", "append", "There is no table public.nowhere in the global database"),
         ("SELECT 1 AS id", "nowhere", "replace", "There is no table public.nowhere"),
+        ("SELECT 1 AS id", "public.nowhere", "create", "a table's name without its schema (got 'public.nowhere')"),
         ("SELECT 1 AS id", "target", "create", "There is a public.target in the global database already"),
         ("SELECT 1 AS id", "seen", "append", "public.seen is not a table"),
         ("SELECT 1 AS id, 2 AS id", "target", "append", "two columns 'id'"),

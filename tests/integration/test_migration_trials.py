@@ -185,6 +185,27 @@ async def test_a_shadowed_catalog_misleads_its_owner_alone(trials: MigrationTria
     assert len(trial.steps) == 5
 
 
+async def test_a_path_that_a_migration_sets_is_no_change_of_the_schema(
+    application: Application, trials: MigrationTrials, tenant: Tenant
+) -> None:
+    """As dumps do, which name everything with its schema."""
+    await run(
+        application,
+        tenant,
+        "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TABLE pet (owner integer REFERENCES person)",
+    )
+    trial = await tried(trials, tenant, "SET search_path = ''", "ALTER TABLE public.pet ADD COLUMN name text")
+    assert trial.succeeded
+    assert trial.changes is not None
+    assert [change.name for change in trial.changes.added] == ["public.pet.name"]
+    assert (trial.changes.removed, trial.changes.changed) == ((), ())
+    put_off = "ALTER TABLE pet ALTER CONSTRAINT pet_owner_fkey DEFERRABLE INITIALLY DEFERRED"
+    failed = await tried(trials, tenant, put_off, "INSERT INTO pet VALUES (-1)")
+    assert failed.at_commit is not None
+    assert [step.outcome for step in failed.steps] == ["ok", "ok"]
+
+
 async def test_the_audit_log_has_the_statements_that_were_tried_and_their_rows_alone(
     application: Application, trials: MigrationTrials, tenant: Tenant
 ) -> None:

@@ -52,6 +52,7 @@ entries = st.builds(
     duration_ms=st.floats(0, 1e9).map(lambda ms: round(ms, 3)),
     rows=st.none() | st.integers(0, 2**62),
     statement_hash=st.none() | st.binary(max_size=4),
+    request_id=st.none() | st.text(max_size=4),
     sequence=st.integers(1, 2**62),
     previous_hash=st.binary(min_size=32, max_size=32),
 )
@@ -64,12 +65,14 @@ def canonical(entry: AuditEntry) -> bytes:
 def read_back(canonical: bytes) -> AuditEntry:
     """The entry that was hashed: where there is a way back, no two entries have the same form."""
     form, previous, user, sequence, at_us, *rest = json.loads(canonical)
-    assert form == "agentdb-audit-1"
+    with_request = {"agentdb-audit-1": False, "agentdb-audit-2": True}[form]
+    request_id = rest.pop() if with_request else None
+    assert not with_request or request_id is not None
     source, principal, tool, workspace, scope, database, kinds, objects, decision, code, sqlstate, ms, rows, text = rest
     return AuditEntry(
         user, EPOCH + timedelta(microseconds=at_us), source, AuditDecision(decision), principal, tool, workspace, scope,
         database, tuple(kinds), tuple(objects), code, sqlstate, ms, rows,
-        None if text is None else bytes.fromhex(text), sequence, bytes.fromhex(previous),
+        None if text is None else bytes.fromhex(text), request_id, sequence, bytes.fromhex(previous),
     )  # fmt: skip
 
 

@@ -12,7 +12,17 @@ from fastapi import FastAPI
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.models import Column
 from agentdb_mcp.services.ddl import NewColumn, add_column, create_table
-from agentdb_mcp.services.rows import Field, Filter, Order, RowKey, delete_row, insert_row, select_page, update_row
+from agentdb_mcp.services.rows import (
+    Field,
+    Filter,
+    Order,
+    RowKey,
+    delete_row,
+    insert_row,
+    select_all,
+    select_page,
+    update_row,
+)
 from agentdb_mcp.web import errors, explorer
 from agentdb_mcp.web.explorer import entry, plan, values
 from agentdb_mcp.web.explorer.paging import Paging
@@ -37,6 +47,13 @@ def test_a_page_quotes_names_and_passes_values_as_parameters() -> None:
     assert '"pub"."odd ""name""" AS t WHERE' in statement.sql
     assert 't."n" IS NULL AND t."n" >= $2 ORDER BY t."n" DESC, t."id" LIMIT $3 OFFSET $4' in statement.sql
     assert "x'" not in statement.sql
+
+
+def test_an_export_has_the_filters_and_the_order_of_its_page() -> None:
+    assert select_all(TABLE, [], [], ["id"]).sql == 'SELECT t.* FROM "pub"."odd ""name""" AS t'
+    chosen = select_all(TABLE, [Filter("n", "<", "3")], [Order("n", descending=True)], ["id"])
+    assert chosen.sql.endswith(' WHERE t."n" < $1 ORDER BY t."n" DESC, t."id"')
+    assert chosen.params == ["3"]
 
 
 def test_a_page_beyond_a_key_counts_no_rows_before_it() -> None:

@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentdb_mcp import logs
-from agentdb_mcp.logs import configure_logging, get_logger, register_secret, scrub_text
+from agentdb_mcp.logs import Identified, configure_logging, get_logger, register_secret, request_id, scrub_text
 from agentdb_mcp.models import Secret
 
 URL = "postgresql://owner:s3cret-pw@ep-cool.neon.tech:5432/neondb"
@@ -58,6 +61,8 @@ def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
         (f"GET /x?token={TOKEN}&y=1", "GET /x?token=…&y=1"),
         (f"['{TOKEN}', x{TOKEN[:24]}]", "['…', x…]"),
         (f"Authorization: Bearer {TOKEN}", "Authorization: Bearer …"),
+        (f"key napi_{'a1b2' * 16}, used", "key …, used"),
+        ("postgre\x00sql://u:p@h/db", "postgresql://…@…"),
         ("agentdb_token adb_notes", "agentdb_token adb_notes"),
         ("https://token@host", "https://…@host"),
         ("https://api.example/v2?x=1", "https://api.example/v2?x=1"),
@@ -343,3 +348,67 @@ def test_a_real_process_logs_to_stderr_alone_and_scrubbed(log_format: str) -> No
     if log_format == "json":
         entries = [json.loads(line) for line in done.stderr.splitlines()[1:]]
         assert [entry["logger"] for entry in entries] == ["early", "library", "direct", "early"]
+
+
+# --- whatever stands around it ----------------------------------------------------------------------------------------
+
+PASSWORDS = st.text(
+    st.characters(categories=("L", "N", "P", "S"), exclude_characters="/@:?#[]…"), min_size=8, max_size=30
+)
+KEYS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", min_size=32, max_size=64)
+AROUND = st.text() | st.sampled_from(
+    ["://", "@", "postgresql://", "password=", "bearer ", "adb_", "'", '"', "\\", "\x00"]
+)
+
+
+def hides(secret: str, before: str, after: str, *parts: str) -> None:
+    hidden = scrub_text(before + secret + after)
+    for part in parts or (secret,):
+        assert part not in hidden or part in before + after
+
+
+@given(KEYS, st.sampled_from(["adb_", "napi_"]), AROUND, AROUND)
+def test_a_token_or_a_key_never_survives(key: str, prefix: str, before: str, after: str) -> None:
+    hides(prefix + key, before, after, key)
+
+
+@given(PASSWORDS, st.sampled_from(["postgresql", "postgres", "POSTGRES", "https", "redis"]), AROUND, AROUND)
+def test_a_password_in_a_url_never_survives(password: str, scheme: str, before: str, after: str) -> None:
+    hides(f"{scheme}://owner:{password}@ep-cool.neon.tech:5432/db", before, after, password)
+
+
+@given(PASSWORDS, AROUND, AROUND, st.sampled_from([str, repr, json.dumps, quote, ascii]))
+def test_a_live_value_never_survives_as_it_is_or_as_it_is_written(
+    value: str, before: str, after: str, written: Callable[[str], str]
+) -> None:
+    logs._secrets = type(logs._secrets)()
+    register_secret(Secret(value))
+    shown = written(value)[1:-1] if written in (repr, json.dumps, ascii) else written(value)
+    hides(shown, before, after, shown)
+
+
+@given(PASSWORDS, AROUND)
+def test_a_live_urls_password_never_survives_alone(password: str, around: str) -> None:
+    logs._secrets = type(logs._secrets)()
+    register_secret(Secret(f"postgresql://owner:{quote(password, safe='')}@h/db"))
+    hides(password, around, around, password)
+    hides(quote(password, safe=""), around, around, quote(password, safe=""))
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_an_entry_has_the_id_of_the_request_that_it_is_for(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(log_format, "info")
+    log = get_logger("test")
+    with Identified("asked-1"):
+        assert request_id() == "asked-1"
+        with Identified("inner-2"):
+            log.info("within")
+        log.info("after")
+        logging.getLogger("library").warning("a library's")
+    log.info("outside")
+    within, after, library, outside = capsys.readouterr().err.splitlines()
+    assert "inner-2" in within
+    assert "asked-1" in after
+    assert "asked-1" in library
+    assert "request_id" not in outside
+    assert request_id() is None

@@ -96,7 +96,7 @@ def test_a_book_that_is_not_in_use_changes_no_price(policy_file: Path) -> None:
 
 def test_the_demo_is_dear_and_sleeps_at_once() -> None:
     demo = load_policy(default_path().with_name("demo.toml"))
-    assert (demo.prices.version, demo.prices.compute_per_cu_hour) == ("demo", Decimal(14400))
+    assert (demo.prices.version, demo.prices.compute_per_cu_hour) == ("demo", Decimal(3600))
     assert demo.compute.suspend_timeout_s == 0
 
 

@@ -20,6 +20,7 @@ from agentdb_mcp import metrics
 from agentdb_mcp.errors import DatabaseUnavailable
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
+from agentdb_mcp.telemetry import traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class Connections:
         for slot in self._slots:
             slot.close()
 
+    @traced("connection.wait")
     async def _acquire(self, key: str) -> Slot:
         if self._emptied is not None:
             raise _shutting_down()

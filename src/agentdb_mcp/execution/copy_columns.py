@@ -179,7 +179,11 @@ def columns_to_fill(
     if not found:
         raise SqlError(
             f"There is no table {shown} in the {scope} database.",
-            hint='Use mode "create" to make it from the query.',
+            hint=(
+                "Name the schema in to_schema, and the table alone in to_table."
+                if "." in table[1]
+                else 'Use mode "create" to make it from the query.'
+            ),
             sqlstate="42P01",
         )
     if found[0][0] not in ("r", "p"):
@@ -229,4 +233,14 @@ def check_no_followers(found: Sequence[Sequence[object]], table: tuple[str, str]
             f"Replacing the rows of {'.'.join(table)} would change {other} as well, by its foreign key {constraint}.",
             hint='Use mode "append", or change that key to ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED first.',
             sqlstate="2BP01",
+        )
+
+
+def check_empty(left: Sequence[Sequence[object]], table: tuple[str, str]) -> None:
+    """Of what a DELETE of all rows left. Raises SqlError."""
+    if left:
+        raise SqlError(
+            f"The rows of {'.'.join(table)} cannot be replaced: a rule, trigger or policy of the table keeps old ones.",
+            hint='Use mode "append", or drop what keeps them first.',
+            sqlstate="55000",
         )

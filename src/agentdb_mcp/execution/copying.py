@@ -146,7 +146,9 @@ class Transfer:
         connection.guard.begin(ROW_BYTES + _READ_AHEAD)
         try:
             return await wire.copy_out(connection, self._query, pass_on)
-        except asyncpg.PostgresSyntaxError:
+        except asyncpg.PostgresSyntaxError as error:
+            if getattr(error, "context", None):  # of a function that the query calls
+                raise
             raise InvalidArgument(
                 "Only a query's rows can be copied: SELECT, VALUES, TABLE, or one of these after WITH.",
                 hint="Write it as a SELECT.",
@@ -217,7 +219,10 @@ class Transfer:
             await _run(connection, types, f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
             followers = await _run(connection, types, columns.FOLLOWERS_SQL, *self._table)
             columns.check_no_followers(followers, self._table)
-            await _run(connection, types, f"DELETE FROM {name}")
+            # Of a partitioned table all is in others; those that inherit from a plain one are tables of their own.
+            rows = name if found[0][0] == "p" else f"ONLY {name}"
+            await _run(connection, types, f"DELETE FROM {rows}")
+            columns.check_empty(await _run(connection, types, f"SELECT true FROM {rows} LIMIT 1"), self._table)
         return filled
 
     async def _wait_for(self, event: anyio.Event) -> None:

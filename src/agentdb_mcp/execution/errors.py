@@ -46,6 +46,7 @@ _HINTS = {
     "53": "Make the statement smaller, or run it again later.",
     "42501": "Work in schema public or in a schema that you created; other objects are outside of your walls.",
     "42601": "Correct the syntax at the position; one call takes one statement, several go into execute_transaction.",
+    "26000": "Nothing prepared outlives a call: send the statement itself, with params.",
     "25001": "This cannot run in a transaction, and each call is one.",
     "42P01": "List what there is with list_objects, and qualify the name with its schema.",
     "42703": "See the table's columns with get_object_details.",
@@ -78,7 +79,9 @@ def statement_error(error: BaseException) -> AgentDBError:
         )
     message = _cut(error.args[0] if error.args else "Postgres refused the statement")
     detail = getattr(error, "detail", None)
-    parts = [message, _cut(detail) if detail else "", _cut(getattr(error, "hint", None) or "")]
+    # Of prepared statements asyncpg adds advice of its own, for those who use it.
+    hint, _, _ = (getattr(error, "hint", None) or "").partition("\nNOTE: pgbouncer")
+    parts = [message, _cut(detail) if detail else "", _cut(hint)]
     ours = SqlError(
         ". ".join(part.rstrip(".") for part in parts if part),
         hint=_HINTS.get(sqlstate) or _HINTS.get(sqlstate[:2]) or "Change the statement and run it again.",

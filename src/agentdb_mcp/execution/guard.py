@@ -67,3 +67,6 @@ def install(connection: GuardedConnection) -> None:
     transport: asyncio.Transport = connection._transport
     connection.guard = ReceiveGuard(connection._protocol, transport)
     transport.set_protocol(connection.guard)
+    if transport.get_extra_info("ssl_object") is None:
+        # Nor do requests to cancel ask for TLS: the driver leaves an error behind where it is ended while it asks.
+        connection._params = connection._params._replace(ssl=None)

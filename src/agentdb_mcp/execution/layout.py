@@ -16,6 +16,7 @@ from agentdb_mcp.errors import NotAllowed
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error, statement_error
 from agentdb_mcp.execution.login import admin_connection, quote
 from agentdb_mcp.models import DatabaseTarget, Secret
+from agentdb_mcp.telemetry import told, traced
 
 EXTENSIONS = "extensions"
 
@@ -25,6 +26,7 @@ def new_role_name() -> str:
     return f"a_{secrets.token_hex(8)}"
 
 
+@traced("provisioning.install", "client", told.POSTGRES)
 async def install(admin_uri: Secret, role: str, *, connection_limit: int) -> None:
     """Make the agent's role and strip PUBLIC; safe to repeat. Raises DatabaseUnavailable, ProvisioningFailed."""
     target = DatabaseTarget(key="install", uri=admin_uri)

@@ -20,6 +20,7 @@ from agentdb_mcp.execution.session import BrokenSession, Call, StaleSession, run
 from agentdb_mcp.execution.types import BUILTIN_TYPES
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import DatabaseTarget, Result
+from agentdb_mcp.telemetry import told, traced
 
 log = get_logger(__name__)
 
@@ -66,19 +67,20 @@ class Pools:
         opening = 0.0
         last: AgentDBError = DatabaseUnavailable("The database cannot be reached.", retryable=True)
         for _ in range(ATTEMPTS):
-            started = anyio.current_time()
             if slot.connection is None:
+                started = anyio.current_time()
                 slot.connection = await _open(target, call.limits.timeout_s, opening)
                 # It may be another database by now, brought back from a checkpoint.
                 slot.database.types = dict(BUILTIN_TYPES)
-            opening += anyio.current_time() - started
+                metrics.CONNECTION_OPEN_SECONDS.observe(anyio.current_time() - started)
+                opening += anyio.current_time() - started
             try:
                 first, *others = await self._run_once(slot, slot.connection, target, call)
             except StaleSession as stale:
                 log.debug("an idle connection had died", reason=stale.error.code)
                 last = stale.error
             else:
-                return [replace(first, opening_s=opening), *others]
+                return [replace(first, opening_s=opening) if opening else first, *others]
         raise last
 
     async def _run_once(
@@ -120,6 +122,7 @@ class Pools:
         return results
 
 
+@traced("connection.open", "client", told.POSTGRES)
 async def _open(target: DatabaseTarget, patience_s: float, spent_s: float) -> GuardedConnection:
     """A new session, for which a sleeping compute may have to wake."""
     with anyio.move_on_after(patience_s - spent_s):
@@ -131,6 +134,7 @@ async def _open(target: DatabaseTarget, patience_s: float, spent_s: float) -> Gu
     )
 
 
+@traced("watchdog", "client", told.POSTGRES)
 async def _reap(target: DatabaseTarget, pid: int) -> None:
     try:
         with anyio.fail_after(REAP_TIMEOUT_S):

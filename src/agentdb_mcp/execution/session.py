@@ -29,6 +29,7 @@ from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import OURS, TypeInfo
 from agentdb_mcp.execution.wire import Sink
 from agentdb_mcp.models import Limits, Result
+from agentdb_mcp.telemetry import told, traced
 
 # What DISCARD ALL does, in parts: as a whole it refuses to share a text with the COMMIT.
 RESET = (
@@ -205,6 +206,7 @@ async def _run_all(
         call.done(len(results) - 1, results[-1])
 
 
+@traced("postgresql", "client", told.POSTGRES, told=told.of_statement)
 async def _run_statement(
     connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:

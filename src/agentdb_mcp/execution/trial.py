@@ -1,7 +1,7 @@
 """Our reads around an agent's statements that are tried: what there is, and what a statement locks and writes anew.
 
-They run in the agent's own transaction, and so under whatever path its statements set: who shadows something there
-misleads nobody but itself.
+They run in the agent's own transaction, and so under whatever path its statements set, but for the last: who shadows
+something there misleads nobody but itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from agentdb_mcp.execution.catalog import VISIBLE_SCHEMA
 from agentdb_mcp.execution.session import Statement
 
 _OURS = f"{VISIBLE_SCHEMA} AND n.nspname <> ALL (ARRAY['pg_catalog', 'information_schema', 'agentdb']::name[])"
+_PATH = "agentdb.path"
 _NAME = "pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)"
 
 
@@ -106,3 +107,13 @@ def locks() -> Statement:
 def put_off() -> Statement:
     """What a COMMIT would check."""
     return Statement("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+def keep_path() -> Statement:
+    """Definitions name what the path does not lead to with its schema: they are compared under one path."""
+    return Statement(f"SELECT pg_catalog.set_config('{_PATH}', pg_catalog.current_setting('search_path'), true)")
+
+
+def same_path() -> Statement:
+    """The path of `keep_path`, whatever was set since."""
+    return Statement(f"SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('{_PATH}'), true)")

@@ -21,7 +21,7 @@ from agentdb_mcp.execution.beyond import Beyond
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
-from agentdb_mcp.execution.values import decoder, encode
+from agentdb_mcp.execution.values import Decoder, decoder, encode
 from agentdb_mcp.models import Column, Limits, Result
 
 # Values that are fetched at a time: as Python objects they take ten times what Postgres sends, and are dropped past
@@ -51,7 +51,8 @@ class _Answer:
         self.widest = 0
         self.fetched = 0
         self.full = False
-        self.decode = _row_decoder(infos, catalog)
+        self._decoders = [decoder(info, catalog) for info in infos]
+        self.decode = _row_decoder(self._decoders)
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self.beyond: Beyond | None = None
@@ -59,8 +60,10 @@ class _Answer:
     def add(self, records: Sequence[Any]) -> None:
         """Raises ResultTooLarge when not even one row fits."""
         self.fetched += len(records)
+        if records and self._take_whole(records):
+            return
         for record in records:
-            size = sum(len(text) for text in record if text is not None) + 4 * len(record)
+            size = sum(map(len, filter(None, record))) + 4 * len(record)
             if not self._fits(size):
                 if self.beyond is None or not self.beyond.takes(size):
                     return
@@ -69,6 +72,24 @@ class _Answer:
             self.size += size
             self.widest = max(self.widest, size)
             self.rows.append(self.decode(record))
+
+    def _take_whole(self, records: Sequence[Any]) -> bool:
+        """Rows that fit all together, column by column, which takes half as long as one by one; `widest` is a bound."""
+        if self.full or len(self.rows) + len(records) > self._max_rows or not self._decoders:
+            return False
+        columns = list(zip(*records, strict=True))
+        lengths = [[0 if text is None else len(text) for text in column] for column in columns]
+        size = sum(map(sum, lengths)) + 4 * len(columns) * len(records)
+        if self.size + size > self._max_bytes:
+            return False
+        self.size += size
+        self.widest = max(self.widest, sum(map(max, lengths)) + 4 * len(columns))
+        decoded = (
+            column if decode is None else [None if text is None else decode(text) for text in column]
+            for column, decode in zip(columns, self._decoders, strict=True)
+        )
+        self.rows += map(list, zip(*decoded, strict=True))
+        return True
 
     def _fits(self, size: int) -> bool:
         if self.full or len(self.rows) >= self._max_rows:
@@ -83,12 +104,18 @@ class _Answer:
         return not self.full
 
 
-def _row_decoder(
-    infos: Sequence[TypeInfo], catalog: dict[int, TypeInfo]
-) -> Callable[[Sequence[str | None]], list[object]]:
+def _row_decoder(decoders: Sequence[Decoder | None]) -> Callable[[Sequence[str | None]], list[object]]:
     """Knows the types alone: what is held keeps it for as long."""
-    decoders = [decoder(info, catalog) for info in infos]
-    return lambda row: [text if text is None or not d else d(text) for text, d in zip(row, decoders, strict=True)]
+    places = [(place, decode) for place, decode in enumerate(decoders) if decode]
+
+    def decode_row(row: Sequence[str | None]) -> list[object]:
+        values: list[object] = list(row)
+        for place, decode in places:
+            if (text := row[place]) is not None:
+                values[place] = decode(text)
+        return values
+
+    return decode_row
 
 
 async def describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentdb_mcp import metrics
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError, NotAllowed
 from agentdb_mcp.jobs.worker import Job
@@ -19,6 +20,8 @@ async def reconcile(application: Application, *, settled_s: float = SETTLED_S) -
     """Mend what differs between the provider and our rows. Raises the first error, after everything was tried."""
     work = application.managed().reconcile(settled_s=settled_s)
     findings = await work.look()
+    for finding in findings:
+        metrics.RECONCILED.add(finding.kind.value)
     orphans = sum(finding.kind is Kind.ORPHAN for finding in findings)
     spared = orphans > MAX_ORPHANS
     errors: list[AgentDBError] = []

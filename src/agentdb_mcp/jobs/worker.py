@@ -14,10 +14,12 @@ from typing import TypeVar
 
 import anyio
 
+from agentdb_mcp import metrics
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError, ConfigurationError, Internal, StatementTimeout
-from agentdb_mcp.logs import get_logger
+from agentdb_mcp.logs import Identified, get_logger
 from agentdb_mcp.store.jobs import JobClaim, JobStore
+from agentdb_mcp.telemetry import span
 
 log = get_logger(__name__)
 
@@ -109,7 +111,8 @@ class Worker:
             with anyio.CancelScope(deadline=until) as held:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._renew, claim, held)
-                    error = await self._outcome(job)
+                    with Identified(f"{job.name}-{claim.fence}"):
+                        error = await self._outcome(job)
                     over = True
                     group.cancel_scope.cancel()
             if over:
@@ -140,6 +143,13 @@ class Worker:
             held.deadline = asked + self.lease_s
 
     async def _outcome(self, job: Job) -> AgentDBError | None:
+        with span(f"job {job.name}", attributes={"agentdb.job.name": job.name}) as step:
+            error = await self._ended(job)
+            if error is not None:
+                step.fail(error.code)
+        return error
+
+    async def _ended(self, job: Job) -> AgentDBError | None:
         with anyio.move_on_after(job.timeout_s) as limit:
             try:
                 await job.run(self.application)
@@ -150,6 +160,8 @@ class Worker:
         return None
 
     def _tell(self, job: Job, error: AgentDBError | None, seconds: float) -> None:
+        metrics.JOBS.add(job.name, error.code if error is not None else "ok")
+        metrics.JOB_RUN_SECONDS.observe(seconds, job.name)
         fields = {"job": job.name, "seconds": round(seconds, 3)}
         if error is not None:
             log.warning("job failed", **fields, code=error.code, error=error.message, hint=error.hint)

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from agentdb_mcp.logs import Identified
 from agentdb_mcp.mcp_server.http_sessions import IDLE_S, HeldSessions
 from agentdb_mcp.mcp_server.server import build_server
 from agentdb_mcp.mcp_server.tools import Operations
@@ -141,7 +142,7 @@ def _of_request(context: ServerRequestContext[Any]) -> Iterator[Operations]:
     if not isinstance(request, Request):
         raise TypeError("a call without its request")
     call: HttpCall = request.scope[_KEY]
-    with call.run(), acting_as(Origin("mcp", call.principal)):
+    with call.run(), acting_as(Origin("mcp", call.principal)), Identified(request.scope["request_id"]):
         yield call.operations
 
 

@@ -7,7 +7,6 @@ answer, so that no row can close it. The structured rows are not altered.
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, SqlError
+from agentdb_mcp.mcp_server.encoding import compact
 from agentdb_mcp.models import BudgetReport, Result
 from agentdb_mcp.services import Copied, Page
 
@@ -273,10 +273,6 @@ def framed(text: str, gap: str = "\n") -> str:
     """Mark text as data from a database; the mark cannot be guessed by whoever wrote the data."""
     mark = f"untrusted-data-{secrets.token_hex(8)}"
     return f"<{mark}>{gap}{text}{gap}</{mark}>"
-
-
-def compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _sentence(text: str) -> str:

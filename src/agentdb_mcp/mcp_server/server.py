@@ -37,7 +37,7 @@ from agentdb_mcp.errors import (
     NotAllowed,
 )
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.mcp_server import prompts, rendering, resources
+from agentdb_mcp.mcp_server import prompts, rendering, resources, seen
 from agentdb_mcp.mcp_server.arguments import input_schema, parse
 from agentdb_mcp.mcp_server.tools import TOOLS, Operations, Tool
 from agentdb_mcp.mcp_server.tools.base import Report
@@ -72,9 +72,10 @@ def build_server(calls: Calls, limits: LimitRules, fixed_scope: Scope | None = N
         return ListToolsResult(tools=listed)
 
     async def on_call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
-        with calls(context) as operations:
+        with calls(context) as operations, seen.identified(context.request_id):
             heard = replace(operations, report=_reporter(context))
-            return await call_tool(heard, params.name, dict(params.arguments or {}), fixed_scope)
+            parent = seen.traceparent(context.meta)
+            return await call_tool(heard, params.name, dict(params.arguments or {}), fixed_scope, parent)
         raise MCPError(REQUEST_CANCELLED, _WENT_AWAY)
 
     async def on_list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
@@ -120,26 +121,53 @@ def list_tools(limits: LimitRules, fixed_scope: Scope | None = None) -> list[Mcp
 
 
 async def call_tool(
-    operations: Operations, name: str, arguments: dict[str, Any], fixed_scope: Scope | None = None
+    operations: Operations,
+    name: str,
+    arguments: dict[str, Any],
+    fixed_scope: Scope | None = None,
+    parent: str | None = None,
 ) -> CallToolResult:
-    """Run one tool; what goes wrong is an answer too. Raises MCPError for a tool that there is not."""
+    """Run one tool; what goes wrong is an answer too. Raises MCPError for a tool that there is not.
+
+    `parent` is a W3C traceparent.
+    """
+    answer, is_error = await run_tool(operations, name, arguments, fixed_scope, parent)
+    return CallToolResult(
+        content=[TextContent(text=answer.text)], structured_content=answer.structured, is_error=is_error
+    )
+
+
+async def run_tool(
+    operations: Operations,
+    name: str,
+    arguments: dict[str, Any],
+    fixed_scope: Scope | None = None,
+    parent: str | None = None,
+) -> tuple[rendering.Rendered, bool]:
+    """The same as an answer, and whether that is an error."""
     tool = _BY_NAME.get(name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, f"There is no tool {name[:80]!r}; tools/list names them.")
+    with seen.tool_span(tool.name, arguments, fixed_scope, operations.tenant, parent) as step:
+        return seen.told(step, *await _answer(tool, operations, arguments, fixed_scope))
+
+
+async def _answer(
+    tool: Tool, operations: Operations, arguments: dict[str, Any], fixed_scope: Scope | None
+) -> tuple[rendering.Rendered, bool]:
     try:
-        answer = await _call(tool, operations, arguments, fixed_scope)
+        return await _call(tool, operations, arguments, fixed_scope), False
     except AgentDBError as caught:
         error = _for_caller(caught)
         log.info("call failed", tool=tool.name, code=error.code, sqlstate=error.sqlstate)
-        return _result(rendering.error(error), is_error=True)
+        return rendering.error(error), True
     except Exception:
         log.exception("call failed", tool=tool.name, code=Internal.code)
         failure = Internal(
             "The server failed; the details are in its log.",
             hint="Look whether it took effect before running it again.",
         )
-        return _result(rendering.error(failure), is_error=True)
-    return _result(answer)
+        return rendering.error(failure), True
 
 
 def has_tool(name: str) -> bool:
@@ -185,12 +213,6 @@ def _scope(value: object) -> Scope:
     if value not in tuple(Scope):
         raise InvalidArgument("database must be 'agent' or 'global'.", hint="Leave it out for your own database.")
     return Scope(str(value))
-
-
-def _result(answer: rendering.Rendered, *, is_error: bool = False) -> CallToolResult:
-    return CallToolResult(
-        content=[TextContent(text=answer.text)], structured_content=answer.structured, is_error=is_error
-    )
 
 
 def _listed(tool: Tool, fixed_scope: Scope | None, limits: LimitRules) -> McpTool:

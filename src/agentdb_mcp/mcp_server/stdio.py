@@ -13,7 +13,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -21,14 +21,22 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import PARSE_ERROR
 
+from agentdb_mcp.mcp_server.direct import CallTool, Direct
+from agentdb_mcp.mcp_server.encoding import to_json
+
 MAX_LINE = 32 * 1024 * 1024
 
 
-async def serve_stdio(server: Server[Any]) -> None:
-    """Serve one client until it goes away or we are asked to end."""
+async def serve_stdio(server: Server[Any], call: CallTool, knows: Callable[[str], bool]) -> None:
+    """Serve one client until it goes away or we are asked to end.
+
+    `call` runs the tools that it `knows`, as the server would: for plain calls, which need not go through the SDK.
+    """
     async with anyio.create_task_group() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
         async with _streams() as (reader, writer), stdio_server(reader, writer) as (incoming, outgoing):  # type: ignore[arg-type]
+            if reader is not None and writer is not None:
+                reader.direct = writer.direct = Direct(group, call, knows, writer)
             await server.run(incoming, outgoing, server.create_initialization_options())
         group.cancel_scope.cancel()
 
@@ -46,20 +54,21 @@ class _Lines:
     def __init__(self, reader: asyncio.StreamReader, output: _Output) -> None:
         self._reader = reader
         self._output = output
+        self.direct: Direct | None = None
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
     async def __anext__(self) -> str:
-        if (line := await self._line()) is None:
-            await self._refuse(_answer(None, f"The request is longer than {MAX_LINE:,} bytes."))
-            return await self.__anext__()
-        if not line:
-            raise StopAsyncIteration
-        if b"\\u" in line and (refusal := _surrogate_refusal(line)) is not None:
-            await self._refuse(refusal)
-            return await self.__anext__()
-        return line.decode("utf-8", errors="replace")
+        while True:
+            if (line := await self._line()) is None:
+                await self._output.send(_answer(None, f"The request is longer than {MAX_LINE:,} bytes."))
+            elif not line:
+                raise StopAsyncIteration
+            elif b"\\u" in line and (refusal := _surrogate_refusal(line)) is not None:
+                await self._output.send(refusal)
+            elif self.direct is None or not self.direct.takes(line):
+                return line.decode("utf-8", errors="replace")
 
     async def _line(self) -> bytes | None:
         """The next line, empty at the end; None for one that is too long, which is dropped to its end."""
@@ -75,12 +84,8 @@ class _Lines:
             else:
                 return None if dropping else line
 
-    async def _refuse(self, answer: str) -> None:
-        await self._output.write(answer)
-        await self._output.flush()
 
-
-def _surrogate_refusal(line: bytes) -> str | None:
+def _surrogate_refusal(line: bytes) -> bytes | None:
     """The answer to a request that escapes half of a surrogate pair: the SDK would drop it without a word."""
     try:
         message = json.loads(line)
@@ -93,9 +98,9 @@ def _surrogate_refusal(line: bytes) -> str | None:
     return None
 
 
-def _answer(identifier: object, message: str) -> str:
+def _answer(identifier: object, message: str) -> bytes:
     error = {"code": PARSE_ERROR, "message": message}
-    return json.dumps({"jsonrpc": "2.0", "id": identifier, "error": error}) + "\n"
+    return to_json({"jsonrpc": "2.0", "id": identifier, "error": error}) + b"\n"
 
 
 class _Output:
@@ -103,8 +108,17 @@ class _Output:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self.direct: Direct | None = None
+
+    async def send(self, line: bytes) -> None:
+        """A whole line."""
+        self._writer.write(line)
+        await self.flush()
 
     async def write(self, text: str) -> None:
+        """The SDK's."""
+        if self.direct is not None:
+            self.direct.heard(text)
         self._writer.write(text.encode())
 
     async def flush(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,13 +17,7 @@ from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.indexing import Advice, Asked, find_indexes
 from agentdb_mcp.services.look import Look
 from agentdb_mcp.services.queries import Queries
-from agentdb_mcp.services.trials import Planned, Relation, Trials, Tried, plan_as_is, read_tables
-
-# How statements begin that Postgres plans, after comments.
-_PLANNED = re.compile(
-    r"(?:\s|--[^\n]*+\n|/\*.*?\*/|\()*+(?:SELECT|WITH|VALUES|TABLE|INSERT|UPDATE|DELETE|MERGE)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+from agentdb_mcp.services.trials import PLANNED, Planned, Relation, Trials, Tried, plan_as_is, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +152,7 @@ def _workload(top: Result, most: int) -> list[Asked]:
     """The statements that plans are made of, cut texts left out."""
     names = [column.name for column in top.columns]
     rows = [dict(zip(names, row, strict=True)) for row in top.rows]
-    whole = [row for row in rows if len(str(row["query"])) == row["query_chars"] and _PLANNED.match(str(row["query"]))]
+    whole = [row for row in rows if len(str(row["query"])) == row["query_chars"] and PLANNED.match(str(row["query"]))]
     return [Asked(number, str(row["query"]), int(str(row["calls"]))) for number, row in enumerate(whole[:most], 1)]
 
 
@@ -185,7 +178,9 @@ def _checked(place: str, one: Hypothesis, table: Table | None) -> Table:
     if table is None:
         where = f"in schema {one.schema}" if one.schema else "in the search path"
         raise InvalidArgument(
-            f"{place}.table: there is no table {one.table!r} {where}.", hint="list_objects shows what there is."
+            f"{place}.table: there is no table {one.table!r} {where}.",
+            hint=f"{'Its schema goes into schema, beside table; ' if '.' in one.table else ''}list_objects shows what"
+            " there is.",
         )
     if not table.indexable:
         raise InvalidArgument(

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import anyio
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import AgentDBError, InvalidArgument, NotFound
 from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Scope
@@ -45,6 +46,11 @@ class Audit:
     _batch: tuple[UUID, list[AuditEntry]] | None = None
     _many: anyio.Event = field(default_factory=anyio.Event)
     _storing: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @property
+    def waiting(self) -> int:
+        """How many entries are in memory only."""
+        return len(self._waiting) + (len(self._batch[1]) if self._batch is not None else 0)
 
     def note(self, entry: AuditEntry) -> None:
         """Keep the entry until it is stored. Never fails, never waits."""
@@ -136,6 +142,7 @@ class Audit:
 
     def _drop(self, entry: AuditEntry) -> None:
         """Count it, in an entry of the time at which the first was dropped."""
+        metrics.AUDIT_DROPPED.add()
         known = self._dropped.get(entry.user_id)
         if known is None:
             known = AuditEntry(entry.user_id, entry.at, "audit", AuditDecision.FAILED, code=DROPPED, rows=0)

@@ -28,6 +28,7 @@ def entry_fields(entry: AuditEntry) -> dict[str, Any]:
         "duration_ms": entry.duration_ms,
         "rows": entry.rows,
         "statement_hash": None if entry.statement_hash is None else entry.statement_hash.hex(),
+        "request_id": entry.request_id,
         "previous_hash": entry.previous_hash.hex(),
         "hash": entry.hash.hex(),
     }

@@ -158,6 +158,8 @@ class Budgets:
         with anyio.move_on_after(wanted_us / 1_000_000):
             while True:
                 grant = self._judge(account, database_id, wanted_us, others=True)
+                if not account.running:
+                    return grant
                 alone = self._judge(account, database_id, wanted_us, others=False)
                 if grant.state is alone.state and grant.us >= min(alone.us, ENOUGH_US):
                     return grant
@@ -169,7 +171,8 @@ class Budgets:
         covered = {database_id: self._awake_until(account, database_id, now_us)}
         reserved_us = 0
         for running, until_us in account.running.values() if others else ():
-            known = covered.setdefault(running, self._awake_until(account, running, now_us))
+            if (known := covered.get(running)) is None:
+                known = self._awake_until(account, running, now_us)
             reserved_us += max(0, until_us - known)
             covered[running] = max(known, until_us)
         reserved = cost_microcents(Quantities(compute_mcu_us=reserved_us * self._mcu), self._prices)

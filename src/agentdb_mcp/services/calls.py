@@ -18,6 +18,7 @@ from agentdb_mcp.services.databases import Databases, OpenDatabase
 from agentdb_mcp.services.recording import Recorder
 from agentdb_mcp.services.spending import Allowance, Spending, metered
 from agentdb_mcp.services.throttle import Throttle
+from agentdb_mcp.telemetry import told, traced
 
 # Longer texts are parsed in a worker thread: a hundred KB of SQL takes sqlglot a second or more.
 PARSE_INLINE_MAX = 4096
@@ -74,6 +75,7 @@ class Calls:
         ):
             yield
 
+    @traced("gate", told=told.of_facts)
     async def classify(self, sql: str, index: int = 0, statements: Sequence[Statement] = ()) -> StatementFacts:
         """What the gate finds in one text, noted for the audit log. Raises InvalidArgument, StatementRefused."""
         try:

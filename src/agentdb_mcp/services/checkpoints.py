@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import anyio
 
 from agentdb_mcp.costs import Prices, cost_microcents
 from agentdb_mcp.errors import AgentDBError, BudgetExceeded, InvalidArgument, NotAllowed
@@ -27,6 +29,8 @@ log = get_logger(__name__)
 
 # What Neon's prices call a month.
 MONTH = timedelta(hours=744)
+# Within its lease, for noting what a call that failed left behind.
+COUNT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,10 @@ class Checkpoints:
             return self._kept(found, provider)
 
     async def delete(self, tenant: Tenant, scope: Scope, wanted: str) -> Checkpoint:
-        """Forget one checkpoint, whatever the budget says: it makes the database cheaper."""
+        """Forget one checkpoint, whatever the budget says: it makes the database cheaper. Raises NotAllowed."""
         with self._counted(tenant, scope, "delete_checkpoint", Kind.SERVER):
             database, row, _ = await self._reach(tenant, scope)
+            self._check_writable(database)
             dropped = await self.provisioning.alone(row, lambda claim, at: self._drop(claim, at, wanted))
             await self._changed(tenant, database)
             return dropped
@@ -157,8 +162,8 @@ class Checkpoints:
                 f"The database has {len(there)} checkpoints, and policy allows {rules.max_per_database}.",
                 hint="Delete one with delete_checkpoint first.",
             )
-        made = await provider.checkpoint(project_id, name, self.clock() + timedelta(days=rules.keep_days))
-        await self._refresh(claim, provider)
+        async with self._counting(claim, provider):
+            made = await provider.checkpoint(project_id, name, self.clock() + timedelta(days=rules.keep_days))
         log.info("checkpoint made", project=claim.row.project_name)
         return made
 
@@ -174,9 +179,21 @@ class Checkpoints:
     async def _drop(self, claim: Claim, provider: Provider, wanted: str) -> Checkpoint:
         project_id = claim.row.project_id or ""
         found = _named(await provider.checkpoints(project_id), wanted)
-        await provider.drop_checkpoint(project_id, found.id)
-        await self._refresh(claim, provider)
+        async with self._counting(claim, provider):
+            await provider.drop_checkpoint(project_id, found.id)
         return found
+
+    @asynccontextmanager
+    async def _counting(self, claim: Claim, provider: Provider) -> AsyncIterator[None]:
+        """Note what is kept after the block, however that ends: a checkpoint may be there that nobody was told of."""
+        try:
+            yield
+        except BaseException:
+            with anyio.move_on_after(COUNT_S, shield=True), suppress(AgentDBError):
+                await self._refresh(claim, provider)
+            raise
+        with anyio.CancelScope(shield=True):
+            await self._refresh(claim, provider)
 
     async def _refresh(self, claim: Claim, provider: Provider) -> None:
         await provider.tidy(claim.row.project_id or "")
@@ -205,12 +222,17 @@ class Checkpoints:
 
     @asynccontextmanager
     async def _allowed_to_write(self, database: OpenDatabase) -> AsyncIterator[None]:
-        if AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode):
-            raise NotAllowed("This is not possible: access is read-only.")
+        self._check_writable(database)
         async with self.calls.allowance(database, self.policy.limits.timeout_s) as allowance:
             if allowance.reclaim_only or not self.calls.may_write(database, allowance.state):
                 raise BudgetExceeded("This is not possible: the budget is used up.", hint=allowance.until or None)
             yield
+
+    def _check_writable(self, database: OpenDatabase) -> None:
+        if AccessMode.RESTRICTED in (database.access_mode, self.policy.access.mode):
+            raise NotAllowed(
+                "This is not possible: access is read-only.", hint="list_checkpoints shows those that there are."
+            )
 
     def _check_enabled(self) -> None:
         if not self.policy.checkpoints.enabled:
@@ -243,9 +265,10 @@ class Checkpoints:
 
     async def _size_seen(self, database: OpenDatabase) -> int:
         """Of the database without its checkpoints, from what the budget knows."""
-        bill = await self.spending.budgets.bill(database.payer or "")
+        (bill,) = await self.spending.budgets.refresh([database.payer or ""])
+        row = await self.databases.row_of(database)  # as what was seen: after the last change of its checkpoints
         seen = (usage.size_bytes for usage, _ in bill.by_database if usage.database_id == database.row_id)
-        if size := max(0, max(seen, default=0) - database.checkpoint_bytes):
+        if size := max(0, max(seen, default=0) - (row.checkpoint_bytes if row else 0)):
             return size
         try:  # nobody has seen it yet, so it was used a moment ago and is awake
             return await self.calls.size(database)

@@ -64,6 +64,11 @@ class Copying:
         """
         if table[0].startswith("pg_temp"):
             raise InvalidArgument("A temporary table ends with the call.", hint="Name another schema, or none.")
+        if mode == "create" and "." in table[1]:
+            raise InvalidArgument(
+                f"to_table is a table's name without its schema (got {table[1]!r}).",
+                hint="Name the schema in to_schema; a table with a dot in its name is made with CREATE TABLE.",
+            )
         target = Scope.GLOBAL if source is Scope.AGENT else Scope.AGENT
         writes, calls = equivalents(table, mode), self.calls
         with (

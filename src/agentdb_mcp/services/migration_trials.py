@@ -31,6 +31,8 @@ from agentdb_mcp.services.queries import Queries
 
 # Of one of our reads; past that, what is told of the schema is not complete.
 MAX_PARTS, MAX_BYTES = 10_000, 4_000_000
+# The place of the first statement in what is run.
+_FIRST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,13 @@ class MigrationTrials:
     async def run(self, tenant: Tenant, scope: Scope, statements: Sequence[Statement]) -> MigrationTrial:
         """Raises AgentDBError where nothing of it could run: the gate, the budget or the database said no."""
         each = chain.from_iterable((statement, trial.locks()) for statement in statements)
-        # parts, relations, locks; then a statement and its locks each; then what COMMIT checks, and parts again.
-        script = [trial.parts(), trial.relations(), trial.locks(), *each, trial.put_off(), trial.parts()]
-        ours = frozenset(range(len(script))) - {3 + 2 * place for place in range(len(statements))}
+        # parts, relations, path, locks; then a statement and its locks each; then what COMMIT checks, and parts again.
+        script = [
+            *(trial.parts(), trial.relations(), trial.keep_path(), trial.locks()),
+            *each,
+            *(trial.put_off(), trial.same_path(), trial.parts()),
+        ]
+        ours = frozenset(range(len(script))) - {_FIRST + 2 * place for place in range(len(statements))}
         done: dict[int, Result] = {}
 
         def around(call: Call) -> Call:
@@ -95,7 +101,7 @@ class MigrationTrials:
             note = answer.budget_note
         except AgentDBError as caught:
             # What our own reads fail with is nothing that the statements did; what COMMIT would check is.
-            if isinstance(caught, DatabaseUnavailable) or len(done) in ours - {len(script) - 2}:
+            if isinstance(caught, DatabaseUnavailable) or len(done) in ours - {len(script) - 3}:
                 raise
             error = caught
         return replace(_told(statements, script, done, error), budget_note=note)
@@ -106,9 +112,9 @@ def _told(
 ) -> MigrationTrial:
     relations = _relations(done[1])
     steps: list[Step] = []
-    before = _held(done[2])
+    before = _held(done[_FIRST - 1])
     for number in range(1, len(statements) + 1):
-        place = 1 + 2 * number
+        place = _FIRST + 2 * (number - 1)
         if place not in done:
             failed = error if place == len(done) else None
             steps.append(Step(number, error=failed))

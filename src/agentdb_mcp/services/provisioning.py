@@ -22,6 +22,7 @@ from agentdb_mcp.models import DatabaseStatus, Project, ProjectSettings, Scope
 from agentdb_mcp.providers import Provider, project_name
 from agentdb_mcp.services.variables import Variables
 from agentdb_mcp.store import Claim, DatabaseRow, DatabaseStore
+from agentdb_mcp.telemetry import traced
 
 log = get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Provisioning:
     settings: Callable[[str | None], Awaitable[ProjectSettings]]
     variables: Variables
 
+    @traced("provisioning.ensure")
     async def ensure(self, scope: Scope, owner_id: str) -> DatabaseRow:
         """The ready row of a declared database: made by us, or waited for while another process makes it."""
         name = project_name(scope, owner_id)
@@ -137,6 +139,7 @@ class Provisioning:
 
         await self.alone(row, mend)
 
+    @traced("provisioning.reopen")
     async def reopen(self, claim: Claim, branch_id: str | None) -> None:
         """Write down the way in anew: a restore may have brought back an older password and older rights."""
         provider, cipher = self._configured()
@@ -198,6 +201,7 @@ class Provisioning:
             return lost
         return _deleted(claim.row.scope) if row is None or row.status in _GONE else lost
 
+    @traced("provisioning.make")
     async def _make(self, claim: Claim) -> None:
         provider, cipher = self._configured()
         row = claim.row
@@ -211,6 +215,7 @@ class Provisioning:
         await self.databases.record_ready(claim, cipher.encrypt(access.uri), access.database_name, role)
         log.info("database ready", project=row.project_name, adopted=bool(found))
 
+    @traced("provisioning.remove")
     async def _unmake(self, claim: Claim) -> None:
         if claim.row.ownership == "platform":
             provider, _ = self._configured()

@@ -22,6 +22,7 @@ from agentdb_mcp.errors import (
     StatementRefused,
 )
 from agentdb_mcp.execution import Statement
+from agentdb_mcp.logs import request_id
 from agentdb_mcp.models import Result, Scope, StatementFacts, Tenant
 from agentdb_mcp.services.audit import Audit
 from agentdb_mcp.services.origin import current_origin
@@ -119,6 +120,7 @@ class Recorder:
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
             rows=call.rows if error is None else None,
             statement_hash=self._hash(statements),
+            request_id=request_id(),
         )
 
     def _hash(self, statements: Sequence[Statement]) -> bytes:
@@ -155,7 +157,7 @@ def noted_in(entry: Entry | None) -> Iterator[None]:
 def _count(entry: AuditEntry) -> None:
     outcome = entry.code or "ok"
     metrics.CALLS.add(entry.source, entry.tool or "", outcome)
-    metrics.CALL_SECONDS.observe(entry.duration_ms / 1000, entry.source)
+    metrics.CALL_SECONDS.observe(entry.duration_ms / 1000, entry.source, entry.tool or "")
     if entry.decision is AuditDecision.REFUSED:
         metrics.REFUSED.add(outcome, "+".join(entry.kinds))
 

@@ -86,19 +86,30 @@ def select_page(
     where, params = _where(filters)
     if after is not None:
         where = _beyond(where, key, after, params, "<" if from_end else ">")
-    sorted_by = {each.column for each in order_by}
-    orders = [*order_by, *(Order(name) for name in key if name not in sorted_by)]
-    order = ", ".join(
-        f"t.{identifier(each.column)}{' DESC' if each.descending is not from_end else ''}" for each in orders
-    )
+    ordered = _order(order_by, key, from_end=from_end)
     params += [limit, offset]
-    ordered = f" ORDER BY {order}" if order else ""
     # What is shown is made of the page's rows alone, not of those that sorting or skipping passes.
     sql = (
         f"SELECT {', '.join(columns) or 'NULL'} FROM (SELECT t.*{', t.xmin' if version else ''}"
         f" FROM {qualified(table)} AS t{where}{ordered} LIMIT ${len(params) - 1} OFFSET ${len(params)}) AS t{ordered}"
     )
     return Statement(sql, params)
+
+
+def select_all(table: Table, filters: Sequence[Filter], order_by: Sequence[Order], key: Sequence[str]) -> Statement:
+    """Every row that fits, as it is: in the order of `order_by` and then the key, or else as Postgres finds them."""
+    where, params = _where(filters)
+    order = _order(order_by, key) if order_by else ""
+    return Statement(f"SELECT t.* FROM {qualified(table)} AS t{where}{order}", params)
+
+
+def _order(order_by: Sequence[Order], key: Sequence[str], *, from_end: bool = False) -> str:
+    sorted_by = {each.column for each in order_by}
+    orders = [*order_by, *(Order(name) for name in key if name not in sorted_by)]
+    order = ", ".join(
+        f"t.{identifier(each.column)}{' DESC' if each.descending is not from_end else ''}" for each in orders
+    )
+    return f" ORDER BY {order}" if order else ""
 
 
 def _beyond(

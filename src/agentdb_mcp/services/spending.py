@@ -41,7 +41,8 @@ class Allowance:
 
     def shortened(self, limits: Limits, statements: int) -> Limits:
         """The limits of each of so many statements, which together run no longer than this allows."""
-        return replace(limits, timeout_s=min(limits.timeout_s, self.seconds / statements))
+        seconds = self.seconds / statements
+        return limits if seconds >= limits.timeout_s else replace(limits, timeout_s=seconds)
 
     @property
     def until(self) -> str:

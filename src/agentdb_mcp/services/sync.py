@@ -76,6 +76,8 @@ class Sync:
             billed += drift.billed_mcu_us
             metrics.SYNCED_CU_SECONDS.add("estimate", by=drift.estimated_mcu_us / 1e9)
             metrics.SYNCED_CU_SECONDS.add("bill", by=drift.billed_mcu_us / 1e9)
+            metrics.SYNCED.add("projects", by=len(batch))
+            metrics.SYNCED.add("hours", by=len(found))
             progress(done, len(wanted))
         return Synced(len(wanted), hours, estimated, billed)
 

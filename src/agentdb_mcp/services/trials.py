@@ -19,6 +19,12 @@ from agentdb_mcp.services.look import Look
 Method = Literal["hypopg", "build"]
 Relation = tuple[str, str]
 
+# How statements begin that Postgres plans, after comments.
+PLANNED = re.compile(
+    r"(?:\s|--[^\n]*+\n|/\*.*?\*/|\()*+(?:SELECT|WITH|VALUES|TABLE|INSERT|UPDATE|DELETE|MERGE)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+SYNTAX_ERROR = "42601"
 # As of `params`.
 MOST_PARAMETERS = 1000
 _PREPARE = "PREPARE {} AS "
@@ -158,7 +164,9 @@ class Planned:
         ]
 
     def counted(self, error: AgentDBError) -> AgentDBError:
-        """An error whose position is that in the caller's text."""
+        """An error whose position is that in the caller's text, and which says where EXPLAIN is not its to write."""
+        if error.sqlstate == SYNTAX_ERROR and not PLANNED.match(self.sql):
+            error.hint = "Give a query, INSERT, UPDATE, DELETE or MERGE alone: EXPLAIN is put before it here."
         if error.position is not None:
             ours = _PREPARE.format("agentdb_plan_1") if self.generic else self._explain
             error.position = error.position - len(ours) if error.position > len(ours) else None

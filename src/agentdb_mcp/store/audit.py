@@ -16,6 +16,7 @@ PAGE = 1000
 _CONTENT = (
     "user_id", "at", "source", "decision", "principal", "tool", "workspace_id", "scope", "database_id", "kinds",
     "objects", "code", "sqlstate", "duration_ms", "rows", "statement_hash",
+    "request_id",
 )  # fmt: skip
 _COLUMNS = (*_CONTENT, "sequence", "previous_hash", "hash")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM db_audit_log"

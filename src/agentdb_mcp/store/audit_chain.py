@@ -11,7 +11,7 @@ from enum import StrEnum
 GENESIS = bytes(32)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Names the form that is hashed: with another form, another name.
-_FORM = "agentdb-audit-1"
+_FORM, _FORM_WITH_REQUEST = "agentdb-audit-1", "agentdb-audit-2"
 
 
 class AuditDecision(StrEnum):
@@ -26,7 +26,8 @@ class AuditDecision(StrEnum):
 class AuditEntry:
     """One call: who, where, which kinds on which names, and what became of it. Never values, never SQL.
 
-    `principal` is a token's id, `service` or `stdio`; `code` an error's code; `rows` how many were given or changed.
+    `principal` is a token's id, `service` or `stdio`; `code` an error's code; `rows` how many were given or changed;
+    `request_id` that of log lines and traces.
     The last three are set once it is stored.
     """
 
@@ -46,6 +47,7 @@ class AuditEntry:
     duration_ms: float = 0.0
     rows: int | None = None
     statement_hash: bytes | None = None
+    request_id: str | None = None
     sequence: int = 0
     previous_hash: bytes = b""
     hash: bytes = b""
@@ -61,7 +63,7 @@ class AuditEntry:
     def canonical(self, sequence: int, previous_hash: bytes) -> bytes:
         """What is hashed, as one JSON list: two entries that differ never have the same."""
         fields = [
-            _FORM,
+            _FORM if self.request_id is None else _FORM_WITH_REQUEST,
             previous_hash.hex(),
             self.user_id,
             sequence,
@@ -81,6 +83,8 @@ class AuditEntry:
             self.rows,
             None if self.statement_hash is None else self.statement_hash.hex(),
         ]
+        if self.request_id is not None:
+            fields.append(self.request_id)
         return json.dumps(fields, separators=(",", ":")).encode()
 
 

@@ -46,6 +46,7 @@ _ENTRY = {
     "sqlstate": "42P01",
     "duration_ms": 3.205,
     "rows": 0,
+    "request_id": "5f2c7b9a01d3e4f6",
     "statement_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "previous_hash": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
     "hash": "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13",
@@ -80,6 +81,7 @@ class ActivityEntry(BaseModel):
     duration_ms: float
     rows: int | None
     statement_hash: str | None
+    request_id: str | None = Field(description="As answered in `x-request-id`; over stdio one of ours.")
     previous_hash: str
     hash: str
 

@@ -27,7 +27,9 @@ def endpoints(application: Application, *, sessions: bool, answers: Answers) -> 
 
 
 def routes(application: Application, served: Mapping[str, McpEndpoint]) -> list[Route]:
-    return [Route(path, _Guarded(application, endpoint), include_in_schema=False) for path, endpoint in served.items()]
+    return [
+        Route(path, _Guarded(application, endpoint, path), include_in_schema=False) for path, endpoint in served.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class _Guarded:
 
     application: Application
     endpoint: McpEndpoint
+    path: str
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         request = Request(scope)

@@ -50,7 +50,7 @@ def _own(managed: Managed) -> Iterator[Metric]:
     for histogram in metrics.HISTOGRAMS:
         family = HistogramMetricFamily(histogram.name, histogram.help, labels=histogram.labels)
         for labels, spread in list(histogram.values.items()):
-            family.add_metric(labels, list(_cumulated(spread)), spread.sum)
+            family.add_metric(labels, list(_cumulated(histogram.bounds, spread)), spread.sum)
         yield family
     states = GaugeMetricFamily(
         "agentdb_budgets", "Users known to this process, by the state of budget.", labels=["state"]
@@ -58,6 +58,12 @@ def _own(managed: Managed) -> Iterator[Metric]:
     for state, users in managed.usage.budgets.states().items():
         states.add_metric([state], users)
     yield states
+    room = GaugeMetricFamily("agentdb_connections_limit", "How many connections this process may have open.")
+    room.add_metric([], managed.policy.limits.max_connections)
+    yield room
+    waiting = GaugeMetricFamily("agentdb_audit_waiting", "Audit entries that are not stored yet.")
+    waiting.add_metric([], managed.audit.waiting)
+    yield waiting
 
 
 def _values(family: metrics.Counter | metrics.Gauge) -> list[tuple[metrics.Labels, float]]:
@@ -65,9 +71,9 @@ def _values(family: metrics.Counter | metrics.Gauge) -> list[tuple[metrics.Label
     return list(family.values.items()) or ([] if family.labels else [((), 0.0)])
 
 
-def _cumulated(spread: metrics.Spread) -> Iterator[tuple[str, float]]:
+def _cumulated(bounds: tuple[float, ...], spread: metrics.Spread) -> Iterator[tuple[str, float]]:
     total = 0
-    for bound, count in zip((*metrics.SECONDS, "+Inf"), spread.buckets, strict=True):
+    for bound, count in zip((*bounds, "+Inf"), spread.buckets, strict=True):
         total += count
         yield str(bound), total
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
-import structlog
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import AgentDBError, Internal, InvalidArgument, NotAllowed, RateLimited, ResultTooLarge
-from agentdb_mcp.logs import get_logger
+from agentdb_mcp.logs import Identified, get_logger, scrub_text
+from agentdb_mcp.telemetry import Span, span
 from agentdb_mcp.web.errors import error_response
 
 log = get_logger(__name__)
@@ -26,13 +27,19 @@ MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
 # Load balancers ask for these by address.
 _ANY_HOST = frozenset({"/healthz", "/readyz"})
 _SCHEMES = ("http", "https")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Asked all the time, by machines.
+_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestIds:
-    """Each request has an id: the caller's `x-request-id`, or one of ours. It is answered, and logged throughout."""
+    """Each request has an id: the caller's `x-request-id`, or one of ours. It is answered, and logged throughout.
+
+    Each is counted, and is a span that goes on what its `traceparent` names; what is asked all the time is none.
+    """
 
     app: ASGIApp
 
@@ -41,7 +48,8 @@ class RequestIds:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        identifier = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        fit = _REQUEST_ID.fullmatch(given) and scrub_text(given) == given
+        identifier = given if fit else secrets.token_hex(8)
         scope["request_id"] = identifier
         started = False
 
@@ -50,9 +58,11 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", identifier.encode())]
+                metrics.HTTP_ANSWERS.add(str(message["status"]))
+                _tell(step, scope, message["status"])
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=identifier):
+        with Identified(identifier), _step(scope, identifier) as step:
             try:
                 await self.app(scope, receive, answer)
             except Exception:
@@ -61,6 +71,28 @@ class RequestIds:
                     raise
                 failure = Internal("The server failed; the details are in its log.", hint="Tell its operator the id.")
                 await _refuse(failure, scope, receive, answer)
+
+
+def _step(scope: Scope, identifier: str) -> Span:
+    """A server's span, without its path, which names users."""
+    if scope["path"] in _UNTRACED:
+        return Span()
+    method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+    attributes = {"http.request.method": method, "url.scheme": scope["scheme"], "agentdb.request.id": identifier}
+    return span(method, "server", attributes, Headers(scope=scope).get("traceparent"))
+
+
+def _tell(step: Span, scope: Scope, status: int) -> None:
+    """The route, as it is declared, and how it was answered; a client's mistake is no failure of the server."""
+    if not step.recording:
+        return
+    route = getattr(scope.get("route", scope.get("endpoint")), "path", None)
+    if route is not None:
+        step.rename(f"{scope['method']} {route}")
+        step.set({"http.route": route})
+    step.set({"http.response.status_code": status})
+    if status >= 500:
+        step.fail(str(status))
 
 
 @dataclass(frozen=True, slots=True)

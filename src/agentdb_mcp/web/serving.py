@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentdb_mcp.errors import ConfigurationError
@@ -21,6 +22,7 @@ log = get_logger(__name__)
 
 # What an answer takes beyond the longest statement.
 GRACE_S = 5
+MONITOR_PATIENCE_S = 10.0
 # Of what a page of the explorer sends.
 WS_MAX_BYTES = 1_000_000
 
@@ -80,7 +82,6 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
     At the end no request is taken any more, and running statements get their time to finish.
     """
     state: State = app.state.serving
-    listener = _listen(host, port)
     longest = state.application.policy.limits.timeout_s
     proxies = state.application.settings.trusted_proxies
     config = uvicorn.Config(
@@ -97,6 +98,39 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
         timeout_keep_alive=max(5, int(state.patience_s)),
         timeout_graceful_shutdown=int(longest) + GRACE_S,
     )
+
+    def stop() -> None:
+        state.stopping = True
+        for endpoint in state.endpoints.values():
+            endpoint.end_streams()
+
+    async with _running(config, _listen(host, port, "--host {host} --port {port}"), stop) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def serve_monitor(app: ASGIApp, host: str, port: int, setting: str) -> AsyncIterator[str]:
+    """Serve what a monitor asks for, for the time of the block; gives the base URL.
+
+    Raises ConfigurationError naming the setting for an address that is taken.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=type("_Patient", (_Protocol,), {"patience_s": MONITOR_PATIENCE_S}),
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    async with _running(config, _listen(host, port, f"{setting}={{host}}:{{port}}"), lambda: None) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def _running(config: uvicorn.Config, listener: socket.socket, stop: Callable[[], None]) -> AsyncIterator[str]:
     server = _Server(config)
 
     async def run() -> None:
@@ -110,21 +144,20 @@ async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
             await server.ready.wait()
             if not server.started:
                 raise ConfigurationError("The HTTP server did not start; the log tells why.")
-            yield f"http://{_host_in_url(host)}:{listener.getsockname()[1]}"
+            bound = listener.getsockname()
+            yield f"http://{_host_in_url(bound[0])}:{bound[1]}"
         finally:
-            state.stopping = True
-            for endpoint in state.endpoints.values():
-                endpoint.end_streams()
+            stop()
             server.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, where: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigurationError(
-            f"--host {host} --port {port} cannot be listened on: {error.strerror or 'no such address'}.",
+            f"{where.format(host=host, port=port)} cannot be listened on: {error.strerror or 'no such address'}.",
             hint="Choose another port, or 0 for a free one.",
         ) from None
     # asyncio does so only for sockets made with IPPROTO_TCP: without it each answer waits 40 ms for an ACK.

@@ -297,6 +297,11 @@ async def test_an_error_counts_characters_in_the_callers_own_text(shop: World) -
     assert second.value.message.startswith("Query 2: ")
 
 
+@pytest.mark.parametrize("sql", ["EXPLAIN SELECT 1", "ANALYZE items", "CREATE TABLE made (n int)"])
+async def test_who_writes_explain_too_is_told_that_it_is_put_there(shop: World, sql: str) -> None:
+    assert "EXPLAIN is put before it here" in ((await refused(shop, sql)).hint or "")
+
+
 async def test_restricted_access_plans_and_builds_no_index(shop: World, open_with: Opener) -> None:
     reader = await open_with('[access]\nmode = "restricted"\n')
     assert (await explain(reader, "SELECT * FROM items WHERE kind = 7")).plan.total_cost > 0

@@ -13,6 +13,7 @@ import pytest
 from platform_side import Owner, Platform
 from prometheus_client.parser import text_string_to_metric_families
 
+from agentdb_mcp import metrics
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.models import Scope, Tenant
@@ -51,14 +52,18 @@ async def test_calls_are_counted_by_tool_and_outcome_and_their_time_is_spread(pl
     assert rise("agentdb_calls_total", source="mcp", tool="", outcome="sql_error") == 1
     assert rise("agentdb_calls_total", source="mcp", tool="", outcome="statement_refused") == 1
     assert rise("agentdb_refused_total", code="statement_refused", kinds="server") == 1
-    assert rise("agentdb_call_seconds_count", source="mcp") == 3
-    assert rise("agentdb_call_seconds_bucket", source="mcp", le="+Inf") == 3
-    assert rise("agentdb_call_seconds_bucket", source="mcp", le="0.001") < 3
+    assert rise("agentdb_call_seconds_count", source="mcp", tool="") == 3
+    assert rise("agentdb_call_seconds_bucket", source="mcp", tool="", le="+Inf") == 3
+    assert rise("agentdb_call_seconds_bucket", source="mcp", tool="", le="0.001") < 3
     assert value(after, "agentdb_provisioning_total", work="make", outcome="done") >= 1
     assert rise("agentdb_connection_wait_seconds_count") >= 2
-    assert value(after, "agentdb_connections") >= 1
+    assert value(after, "agentdb_connection_open_seconds_count") >= 1
+    assert value(after, "agentdb_connections_limit") >= value(after, "agentdb_connections") >= 1
     assert value(after, "agentdb_connection_waiting") == 0
     assert value(after, "agentdb_neon_requests_total", method="POST", status="201") >= 1
+    assert value(after, "agentdb_neon_request_seconds_count", method="POST") >= 1
+    assert rise("agentdb_http_answers_total", status="200") >= 1
+    assert value(after, "agentdb_audit_waiting") >= 0
     assert value(after, "agentdb_databases", status="ready") >= 1
     assert value(after, "agentdb_budgets", state="ok") >= 1
     assert value(after, "agentdb_control_database_up") == 1
@@ -102,13 +107,30 @@ def queries() -> list[Any]:
     return [pytest.param(query, id=name) for name, query in found]
 
 
+DECLARED = {each.name: each for each in (*metrics.COUNTERS, *metrics.GAUGES, *metrics.HISTOGRAMS)}
+
+
 @pytest.mark.parametrize("query", queries())
 async def test_a_dashboard_or_an_alert_names_only_what_is_counted(platform: Platform, query: str) -> None:
     text = (await platform.http.get("/metrics")).text
-    families = {family.name: family.type for family in text_string_to_metric_families(text)}
+    families = {family.name: family for family in text_string_to_metric_families(text)}
     names = set(re.findall(r"\bagentdb_[a-z_]+|process_[a-z_]+", query))
     assert names
+    known = {"le", "instance", "job"}  # `job` is also what Prometheus calls a scrape
     for name in names:
         family = re.sub(r"_(total|bucket|count|sum)$", "", name) if name not in families else name
         assert family in families, name
-        assert name.endswith("_total") == (families[family] == "counter"), name
+        assert name.endswith("_total") == (families[family].type == "counter"), name
+        assert name.endswith("_bucket") == (families[family].type == "histogram"), name
+        known |= {label for sample in families[family].samples for label in sample.labels}
+        known |= set(DECLARED[family].labels) if family in DECLARED else set()
+    by = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", query) for label in group.split(",")}
+    assert by | set(re.findall(r"[{,]\s*([a-z_]+)\s*(?:=|!=|=~|!~)", query)) <= known
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_counted_is_told_to_operators(name: str) -> None:
+    counted = f"{name}_total" if name in {each.name for each in metrics.COUNTERS} else name
+    labels = ",".join(DECLARED[name].labels)
+    shown = f"`{counted}{{{labels}}}`" if labels else f"`{counted}`"
+    assert shown in (SHIPPED.parent / "docs" / "operating.md").read_text()

@@ -11,7 +11,8 @@ from agentdb_mcp.advice.health import Finding
 from agentdb_mcp.execution.statistics import SortBy
 from agentdb_mcp.mcp_server import rendering, schemas
 from agentdb_mcp.mcp_server.arguments import Arguments
-from agentdb_mcp.mcp_server.rendering import Rendered, compact, framed
+from agentdb_mcp.mcp_server.encoding import compact
+from agentdb_mcp.mcp_server.rendering import Rendered, framed
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
 from agentdb_mcp.services.health import HEALTH_TYPES, HealthType, Report

@@ -9,6 +9,7 @@ from pydantic import Field
 from agentdb_mcp.execution import Statement
 from agentdb_mcp.mcp_server import rendering, schemas
 from agentdb_mcp.mcp_server.arguments import Arguments
+from agentdb_mcp.mcp_server.encoding import compact
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
@@ -55,7 +56,7 @@ async def _try_migration(do: Operations, scope: Scope, given: TryMigration) -> R
         fields["notes"] = notes
     body = {key: value for key, value in fields.items() if key not in {"succeeded", "way", "notes"}}
     head = "All of it would succeed." if trial.succeeded else "It would fail, and nothing of it would take effect."
-    return rendering.told(fields, "\n".join([head, rendering.framed(rendering.compact(body)), *notes, WAY]))
+    return rendering.told(fields, "\n".join([head, rendering.framed(compact(body)), *notes, WAY]))
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from agentdb_mcp.logs import get_logger
 from agentdb_mcp.models import Secret
 from agentdb_mcp.providers.neon import answers
 from agentdb_mcp.providers.neon.limiter import RateLimiter, TooLong
+from agentdb_mcp.telemetry import span, told
 
 log = get_logger(__name__)
 
@@ -113,7 +114,7 @@ class NeonApi:
                 raise answers.rate_limited(wait.seconds) from None
         metrics.NEON_WAIT_SECONDS.add(by=anyio.current_time() - asked)
         try:
-            response = await self._client.send(request)
+            response = await self._sent(request, path)
         except _UNSENT as error:
             metrics.NEON_REQUESTS.add(request.method, "unreached")
             raise _unreached(error, last=last) from None
@@ -127,6 +128,17 @@ class NeonApi:
         if status in answers.NOT_BEGUN or (status >= 500 and request.method != "POST"):
             raise _refused_for_now(response, limiters[-1])
         return response
+
+    async def _sent(self, request: httpx.Request, path: str) -> httpx.Response:
+        """One request, timed and told to whoever traces."""
+        started = anyio.current_time()
+        try:
+            with span(*told.neon_request(request.method, path)) as step:
+                response = await self._client.send(request)
+                told.of_status(step, response.status_code)
+                return response
+        finally:
+            metrics.NEON_REQUEST_SECONDS.observe(anyio.current_time() - started, request.method)
 
     async def pages(
         self, path: str, key: str, query: dict[str, Any], *, most: int | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -14,10 +13,11 @@ from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated, NotFound
-from agentdb_mcp.execution import Sink, Statement
+from agentdb_mcp.execution import Sink
 from agentdb_mcp.web.answers import like
 from agentdb_mcp.web.auth import Caller, service
 from agentdb_mcp.web.errors import responses
+from agentdb_mcp.web.explorer.files import FOR_GOOD, STATIC
 from agentdb_mcp.web.explorer.headers import page_headers, set_cookie
 from agentdb_mcp.web.explorer.session import COOKIE, Session
 from agentdb_mcp.web.explorer.work import Explorer, Work
@@ -25,7 +25,6 @@ from agentdb_mcp.web.exporting import Export
 from agentdb_mcp.web.routes import GuardedRoute
 from agentdb_mcp.web.shapes import Body, Identifier
 
-STATIC = Path(__file__).parent / "static"
 _FILES = {"explorer.css": "text/css", "sign-in.css": "text/css", "icon.svg": "image/svg+xml"}
 
 
@@ -122,7 +121,7 @@ class _Entry:
 
         async def read(sink: Sink) -> None:
             async with work.calling():
-                await work.queries.stream(ticket.place.tenant, ticket.place.scope, Statement(ticket.sql), sink)
+                await work.queries.stream(ticket.place.tenant, ticket.place.scope, ticket.statement, sink)
 
         return Export(ticket.name, ticket.form, read)
 
@@ -143,10 +142,10 @@ class _Entry:
         set_cookie(response.headers, value, embedded=self.embedded, https=https)
 
 
-async def _static(name: str) -> Response:
+async def _static(name: str, version: Annotated[str, Query(alias="v", max_length=64)] = "") -> Response:
     if name not in _FILES:
         raise NotFound("There is no such file.")
-    headers = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
+    headers = {"cache-control": FOR_GOOD if version else "no-cache", "x-content-type-options": "nosniff"}
     return FileResponse(STATIC / name, media_type=_FILES[name], headers=headers)
 
 

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated
 from agentdb_mcp.web.errors import error_response
+from agentdb_mcp.web.explorer.files import Files
 from agentdb_mcp.web.explorer.headers import page_headers, set_cookie
 from agentdb_mcp.web.explorer.ownership import SESSION, may_open
 from agentdb_mcp.web.explorer.session import COOKIE, Session
@@ -33,6 +34,7 @@ class Guard:
         self._toolkit = toolkit
         self._ancestors = ancestors
         self._https = https
+        self._files = Files()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -41,7 +43,7 @@ class Guard:
         try:
             app = await self._toolkit.app()
             if path.startswith("/_nicegui/"):
-                await app(scope, receive, send)
+                await self._files(app, scope, receive, send)
                 return
             session = await self._explorer.sessions.of(connection.cookies.get(COOKIE))
         except AgentDBError as error:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from agentdb_mcp.errors import AgentDBError, NotAuthenticated, RateLimited
 from agentdb_mcp.models import Scope
+from agentdb_mcp.web.explorer.files import versioned
 from agentdb_mcp.web.explorer.guard import EXPLORER
 from agentdb_mcp.web.explorer.ownership import SESSION
 from agentdb_mcp.web.explorer.work import Place, Work
@@ -26,6 +27,8 @@ THEMES = {"light": False, "dark": True}
 CHECK_S = 20.0
 # A page waits so long for what it shows; what takes longer shows up in it later, by its socket.
 AT_ONCE_S = 0.5
+# Kept by browsers for good: a page waits for it before it paints.
+_STYLE = f"{BASE}/static/{versioned('explorer.css')}"
 _SET_THEME = "document.cookie = 'agentdb_theme={}; path=/explorer; max-age=31536000; SameSite=Lax'"
 
 
@@ -189,7 +192,7 @@ def frame(view: View, title: str, current: str) -> Iterator[None]:
     """The page around its content. `current` is the part of the navigation that it belongs to."""
     request = view.client.request
     ui.page_title(f"{title} · Database Explorer")
-    ui.add_head_html(f'<link rel="stylesheet" href="{BASE}/static/explorer.css">')
+    ui.add_head_html(f'<link rel="stylesheet" href="{_STYLE}">')
     dark = ui.dark_mode(THEMES.get(request.cookies.get("agentdb_theme", "")))
     if (slot := view.client.content.parent_slot) is not None:
         slot.parent.props["role"] = "presentation"  # the toolkit's own <main> holds the whole page
@@ -216,7 +219,8 @@ def frame(view: View, title: str, current: str) -> Iterator[None]:
         except AgentDBError:  # the control database is away: the next call tells
             return
 
-    ui.timer(CHECK_S, check)
+    # Immediate, it would wait for the browser at once, which sends the page away before there is anything in it.
+    ui.timer(CHECK_S, check, immediate=False)
 
 
 def _theme(dark: ui.dark_mode) -> None:

@@ -256,7 +256,7 @@ class Console:
             ui.notify("Write a SELECT first: what it gives becomes the file.", type="info")
             return
         work = self.view.work
-        path = work.explorer.ticket(work.session, self.place, sql, "result", form)
+        path = work.explorer.ticket(work.session, self.place, Statement(sql), "result", form)
         ui.download(path.removeprefix("/explorer"))
 
 

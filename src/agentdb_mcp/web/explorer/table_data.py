@@ -13,15 +13,16 @@ from nicegui.events import GenericEventArguments
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.services.browse import EDITABLE, Details
 from agentdb_mcp.services.queries import Answer
-from agentdb_mcp.services.rows import OPERATORS, Filter, Order, RowKey, qualified
+from agentdb_mcp.services.rows import OPERATORS, Filter, Order, RowKey, select_all
 from agentdb_mcp.web.explorer.forms import confirm, row_form, value_form
-from agentdb_mcp.web.explorer.grid import NUMBER, GridColumn, data_grid, records
+from agentdb_mcp.web.explorer.grid import NUMBER, Grid, GridColumn, data_grid, records
 from agentdb_mcp.web.explorer.layout import Early, Text, View, box, button, empty, enable, labelled, problem
 from agentdb_mcp.web.explorer.paging import Paging, page_size
 from agentdb_mcp.web.explorer.work import Place
 from agentdb_mcp.web.exporting import Format
 
 _WITHOUT_KEY = "Read-only: the table has no primary key, so its rows cannot be told apart. Use SQL to change them."
+_EXPORTED = "All rows that fit the filters, in the order that was chosen, with whole values"
 _NO_TABLE = "Read-only: this is a {}."
 
 
@@ -39,7 +40,7 @@ class TableData:
     filters: list[Filter] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
     more: bool = False
-    grid: ui.aggrid | None = None
+    grid: Grid | None = None
     parts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,8 +76,8 @@ class TableData:
             else:
                 button("Open row", self._edit_selected)
             box("span", "ax-grow")
-            button("CSV", lambda: self._export("csv"), aria_label="Export as CSV")
-            button("JSON", lambda: self._export("json"), aria_label="Export as JSON")
+            button("CSV", lambda: self._export("csv"), aria_label="Export as CSV", title=_EXPORTED)
+            button("JSON", lambda: self._export("json"), aria_label="Export as JSON", title=_EXPORTED)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class TableData:
         await self.reload()
 
     def _export(self, form: Format) -> None:
-        sql = f"SELECT * FROM {qualified(self.details.table)}"
+        statement = select_all(self.details.table, self.filters, self.order, self.details.primary_key)
         work = self.view.work
-        path = work.explorer.ticket(work.session, self.place, sql, self.details.name, form)
+        path = work.explorer.ticket(work.session, self.place, statement, self.details.name, form)
         ui.download(path.removeprefix("/explorer"))

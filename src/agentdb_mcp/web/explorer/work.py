@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from urllib.parse import quote
 
 from agentdb_mcp.errors import NotFound
+from agentdb_mcp.execution import Statement
 from agentdb_mcp.models import BudgetReport, DatabaseStatus, DayCost, Scope, Tenant
 from agentdb_mcp.services import Browse, Queries
 from agentdb_mcp.services.origin import Origin, acting_as
@@ -62,7 +63,7 @@ class Ticket:
 
     session_id: str
     place: Place
-    sql: str
+    statement: Statement
     name: str
     form: Literal["csv", "json"]
     until: float
@@ -88,14 +89,16 @@ class Explorer:
     sessions: Sessions
     tickets: dict[str, Ticket] = field(default_factory=dict)
 
-    def ticket(self, session: Session, place: Place, sql: str, name: str, form: Literal["csv", "json"]) -> str:
+    def ticket(
+        self, session: Session, place: Place, statement: Statement, name: str, form: Literal["csv", "json"]
+    ) -> str:
         """The address of a file."""
         now = time.monotonic()
         self.tickets = {key: each for key, each in self.tickets.items() if each.until > now}
         if len(self.tickets) >= MAX_TICKETS:
             self.tickets.pop(next(iter(self.tickets)))
         key = secrets.token_urlsafe(24)
-        self.tickets[key] = Ticket(session.id, place, sql, name, form, now + TICKET_S)
+        self.tickets[key] = Ticket(session.id, place, statement, name, form, now + TICKET_S)
         return f"/explorer/download/{key}"
 
     def redeem(self, key: str, session: Session) -> Ticket:

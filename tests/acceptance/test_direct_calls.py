@@ -1,0 +1,86 @@
+"""Plain calls go past the SDK: nobody can tell by the answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentdb_mcp.local_stack import LocalStack
+
+if TYPE_CHECKING:
+    from tests.acceptance.conftest import Serve, ServeFactory
+
+# With it the SDK takes a call.
+THROUGH_THE_SDK: dict[str, Any] = {"_meta": {}}
+
+
+@pytest.fixture(scope="module")
+async def server(serve: ServeFactory, stack: LocalStack) -> AsyncIterator[Serve]:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}) as server:
+        yield server
+
+
+def without_chance(answer: dict[str, Any]) -> Any:
+    """Without what differs from call to call: its number, its time, the marks of its frames and its handle."""
+    text = json.dumps(answer["result"] if "result" in answer else answer["error"], sort_keys=True)
+    text = re.sub(r"untrusted-data-[0-9a-f]{16}", "mark", text)
+    text = re.sub(r"handle [A-Za-z0-9_-]+\.", "handle ", re.sub(r'"next_handle": "[^"]*"', '"next_handle"', text))
+    return re.sub(r"\(\d+ ms\)", "(ms)", re.sub(r'"duration_ms": [0-9.]+', '"duration_ms"', text))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"name": "execute_sql", "arguments": {"sql": "SELECT 1 AS a, NULL AS b, 'é\u2028\"\\' AS c, 1.5::float8"}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT $1::numeric", "params": [123456789012345678901234567890]}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT '{\"a\": 123456789012345678901234567890}'::json AS j"}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT repeat('[', 300) || repeat(']', 300) AS deep"}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT (repeat('[', 300) || repeat(']', 300))::json AS deep"}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT i FROM generate_series(1, 30) AS i", "max_rows": 10}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT nothing"}},
+        {"name": "execute_sql", "arguments": {"sql": "SELECT 1", "database": "nowhere"}},
+        {"name": "execute_sql", "arguments": {}},
+        {"name": "execute_sql"},
+        {"name": "get_budget"},
+        {"name": "no_such_tool", "arguments": {}},
+        {"name": "execute_sql", "arguments": None},
+        {"name": "execute_sql", "arguments": []},
+    ],
+    ids=lambda params: json.dumps(params)[:60],
+)  # fmt: skip
+async def test_a_plain_call_gets_what_the_sdk_answers(server: Serve, params: dict[str, Any]) -> None:
+    plain = await server.request("tools/call", params)
+    through = await server.request("tools/call", params | THROUGH_THE_SDK)
+    assert without_chance(plain) == without_chance(through)
+
+
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
+async def test_every_version_with_a_handshake_is_answered_in_its_own_shape(
+    serve: ServeFactory, stack: LocalStack, version: str
+) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        assert (await server.initialize(version))["protocolVersion"] == version
+        params = {"name": "execute_sql", "arguments": {"sql": "SELECT 1"}}
+        plain = await server.request("tools/call", params)
+        through = await server.request("tools/call", params | THROUGH_THE_SDK)
+    assert without_chance(plain) == without_chance(through)
+
+
+@pytest.mark.parametrize("identifier", [2_000_001, "a name", "7", ""])
+async def test_an_answer_has_its_requests_id_and_a_cancelled_call_has_none(
+    server: Serve, identifier: int | str
+) -> None:
+    def call(sql: str) -> str:
+        params = {"name": "execute_sql", "arguments": {"sql": sql}}
+        return json.dumps({"jsonrpc": "2.0", "id": identifier, "method": "tools/call", "params": params})
+
+    await server.write(call("SELECT pg_sleep(20)"))
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": identifier}}
+    await server.write(json.dumps(cancelled))
+    await server.write(call("SELECT 7 AS seven"))
+    answer = await server.receive(identifier)
+    assert answer["result"]["structuredContent"]["rows"] == [[7]]
