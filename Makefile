@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
+.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy soak attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -89,6 +89,11 @@ bench-tenants: .venv/.synced
 # Copies of up to five million rows between two databases: a minute.
 bench-copy: .venv/.synced
 	@$(RUN)python -m benchmarks.copying
+
+# Half an hour of everything at once, with servers killed, Postgres restarted and calls to Neon that fail. SOAK_MINUTES=2
+# is the short form; SOAK_REPORT names a file for the report, JSON where it ends in .json, else Markdown.
+soak: .venv/.synced
+	@$(RUN)python -m benchmarks.soak $(if $(SOAK_REPORT),--report $(SOAK_REPORT))
 
 # Every attack case, with the gate and without it; AGENTDB_ATTACK_CASES names another file of cases.
 attacks: .venv/.synced

@@ -22,6 +22,7 @@ from agentdb_mcp.neon_emulator.clock import Clock
 from agentdb_mcp.neon_emulator.cluster import open_cluster
 from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.control import build_control
+from agentdb_mcp.neon_emulator.errors import CLUSTER_ERRORS
 from agentdb_mcp.neon_emulator.faults import Faults, RateLimit
 from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, names_lead_to
 from agentdb_mcp.neon_emulator.naming import quoted
@@ -145,7 +146,7 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
         try:
             await settle(projects.computes, sizes=sizes)
             await projects.purge_expired()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except CLUSTER_ERRORS as error:
             logger.warning("looking at what has fallen due failed (%s)", type(error).__name__)
 
     async with task_group() as group:
@@ -167,7 +168,7 @@ async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
     """Connections to the emulator's own database, which is made when missing."""
     try:
         connection = await location.connect("postgres")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+    except (*CLUSTER_ERRORS, ValueError) as error:
         raise ClusterUnavailableError(type(error).__name__) from None
     try:
         name = location.own_database

@@ -1,10 +1,20 @@
-"""Refusals in Neon's shape: `{request_id, code, message}`."""
+"""Refusals in Neon's shape: `{request_id, code, message}`; and errors of the cluster."""
 
 from __future__ import annotations
 
 import uuid
 
+import asyncpg
 from starlette.responses import JSONResponse
+
+# What the driver raises where the cluster is away; the last one, for a connection that ends at the wrong moment.
+CLUSTER_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 class ApiError(Exception):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import anyio
-import asyncpg
 from anyio.abc import TaskGroup
 
 from agentdb_mcp.neon_emulator.computes import UNKNOWN_ENDPOINT, Computes, Refused
+from agentdb_mcp.neon_emulator.errors import CLUSTER_ERRORS
 from agentdb_mcp.neon_emulator.serving import listen
 from agentdb_mcp.neon_emulator.startup import (
     CANCEL_REQUEST,
@@ -171,7 +171,7 @@ class _Client(_Side):
             self._end(error_packet(refused.sqlstate, refused.message))
         except (NotPostgresError, TimeoutError):
             self._end()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except CLUSTER_ERRORS as error:
             logger.warning("a connection could not be passed on (%s)", type(error).__name__)
             self._end(error_packet("08006", "the compute cannot be reached"))
         except BaseException:
