@@ -23,6 +23,8 @@ def cut_rows(
     `sizes` are the rows' characters as Postgres sent them. A value that is cut is a string, whatever it was, that ends
     in a mark which says so.
     """
+    if max(sizes, default=0) * GROWTH <= limit:
+        return list(rows), []
     given: list[list[object]] = []
     cuts: list[tuple[int, int, int]] = []
     for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):
