@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agentdb_mcp.mcp_server.tools import TOOLS
 from agentdb_mcp.policy import load_policy
 
 ROOT = Path(__file__).parents[2]
@@ -45,3 +46,11 @@ def test_the_policy_of_that_page_is_valid(tmp_path: Path) -> None:
 def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+
+
+def test_every_tool_is_in_the_table_of_the_readme() -> None:
+    table = README.split("## The tools")[1].split("\n## ")[0]
+    named = re.findall(
+        r"`([a-z_]+)`", "".join(row.split("|")[1] for row in re.findall(r"^\| .*$", table, re.MULTILINE))
+    )
+    assert sorted(named) == sorted(tool.name for tool in TOOLS)
