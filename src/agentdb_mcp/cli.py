@@ -123,15 +123,9 @@ def serve(
     check_serve(settings, scope)
 
     async def work(application: Application) -> None:
-        from contextlib import nullcontext
-        from functools import partial
-
-        from agentdb_mcp.mcp_server.server import build_server, has_tool, run_tool
         from agentdb_mcp.mcp_server.stdio import serve_stdio
 
-        operations = application.operations(application.tenant)
-        server = build_server(lambda _: nullcontext(operations), application.policy.limits, scope)
-        await serve_stdio(server, partial(run_tool, operations, fixed_scope=scope), has_tool)
+        await serve_stdio(application.operations(application.tenant), application.policy.limits, scope)
 
     run(work, fast=True)
 

@@ -1,4 +1,4 @@
-"""Plain calls go past the SDK: nobody can tell by the answers."""
+"""The greeting, the tools and plain calls go past the SDK: nobody can tell by the answers."""
 
 from __future__ import annotations
 
@@ -84,3 +84,35 @@ async def test_an_answer_has_its_requests_id_and_a_cancelled_call_has_none(
     await server.write(call("SELECT 7 AS seven"))
     answer = await server.receive(identifier)
     assert answer["result"]["structuredContent"]["rows"] == [[7]]
+
+
+GREETING: dict[str, Any] = {"capabilities": {"roots": {}}, "clientInfo": {"name": "acceptance", "version": "1"}}
+
+
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-06-18", "2025-11-25", "1999-01-01"])
+async def test_a_greeting_is_answered_as_the_sdk_answers(serve: ServeFactory, stack: LocalStack, version: str) -> None:
+    answers: list[list[dict[str, Any]]] = []
+    for more in ({}, THROUGH_THE_SDK):
+        async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+            hello = await server.request("initialize", GREETING | more | {"protocolVersion": version})
+            await server.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+            others = [await server.request(method, more or None) for method in ("tools/list", "ping", "prompts/list")]
+            answers.append([answer["result"] for answer in (hello, *others)])
+    assert answers[0] == answers[1]
+
+
+async def test_the_sdk_may_come_between_the_halves_of_a_greeting(serve: ServeFactory, stack: LocalStack) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        await server.request("initialize", GREETING | {"protocolVersion": "2025-11-25"})
+        assert (await server.request("prompts/list"))["result"]["prompts"]
+        await server.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+        assert (await server.request("resources/list"))["result"]["resources"]
+        assert not (await server.request("tools/call", {"name": "get_budget"}))["result"]["isError"]
+
+
+@pytest.mark.parametrize("method", ["tools/list", "tools/call", "prompts/list"])
+async def test_whoever_does_not_greet_is_refused(serve: ServeFactory, stack: LocalStack, method: str) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        assert (await server.request(method, {"name": "get_budget"}))["error"]["code"] == -32602
+        await server.initialize()
+        assert not (await server.call("get_budget")).is_error

@@ -68,7 +68,7 @@ async def test_a_finding_is_mended_by_its_own_sql(busy: Serve) -> None:
     assert answer.fields["figures"]["size_bytes"] > 0
     assert any("pg_stat_activity" in each for each in answer.fields["not_seen"])
     await busy.sql(finding["sql"][0])
-    mended = await busy.call("analyze_db_health", health_type="index")
+    mended = await busy.call("analyze_db_health", health_type="index, constraint")
     assert (mended.fields["findings"], mended.fields["not_seen"]) == ([], [])
     assert mended.text.startswith("Nothing was found that needs attention.")
 

@@ -239,7 +239,7 @@ async def test_the_list_of_tools_is_the_same_every_time(agent: Serve) -> None:
         ("get_top_queries", {"limit": 0}, "limit"),
         ("get_top_queries", {"limit": 101}, "limit"),
         ("get_top_queries", {"limit": "10"}, "limit"),
-        ("analyze_db_health", {"health_type": "index,vacuum"}, "health_type"),
+        ("analyze_db_health", {"health_type": "index,poem"}, "poem"),
         ("analyze_db_health", {"health_type": ["index"]}, "health_type"),
         ("analyze_db_health", {"table": "t"}, "table"),
         ("get_budget", {"user_id": "somebody-else"}, "user_id"),

@@ -1,19 +1,23 @@
-"""The short way of a plain `tools/call` over stdio: from its line to the tool, from the answer to its line.
+"""The short way over stdio: the handshake, the tools and plain calls of them, answered without the SDK.
 
-The SDK validates, wraps and copies every message several times, which costs more than all that we do around the
-database. Here goes a request that has a tool's name and arguments and nothing else, once the handshake, which is the
-SDK's, has agreed on a version whose answers are those below. Everything else goes to the SDK, as all of it would.
+Loading the SDK is more than half of a start, and it validates, wraps and copies every message several times, which
+costs more than all that we do around the database. Here goes what most clients send and nothing else does: a greeting
+in a version of MCP whose answers are those below, and after it requests with no more in them than they need.
+Everything else goes to the SDK, and with the greeting all of it would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 from pydantic_core import from_json
 
+from agentdb_mcp.mcp_server.calling import has_tool
+from agentdb_mcp.mcp_server.described import hello
 from agentdb_mcp.mcp_server.encoding import to_json
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.seen import identified
@@ -22,7 +26,7 @@ from agentdb_mcp.mcp_server.seen import identified
 VERSIONS = frozenset({"2025-06-18", "2025-11-25"})
 
 Json = dict[str, Any]
-# A tool's answer by its name and arguments, and whether it is an error; None where there is no such tool.
+# A tool's answer by its name and arguments, and whether it is an error.
 CallTool = Callable[[str, Json], Awaitable[tuple[Rendered, bool]]]
 
 
@@ -30,54 +34,101 @@ class Output(Protocol):
     async def send(self, line: bytes) -> None: ...
 
 
-class Direct:
-    """Takes lines before the SDK sees them, and runs their calls in `group` until that is cancelled."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is answered here: the tools as `tools/list` has them, and calls of them."""
 
-    def __init__(self, group: TaskGroup, call: CallTool, knows: Callable[[str], bool], output: Output) -> None:
+    tools: list[Json]
+    call: CallTool
+
+
+class Direct:
+    """Takes lines before the SDK sees them; what they ask for runs in `group` until that is cancelled."""
+
+    def __init__(self, group: TaskGroup, offer: Offer, output: Output) -> None:
+        self._greeting: list[bytes] = []
+        self._handed_over = False
         self._group = group
-        self._call = call
-        self._knows = knows
+        self._offer = offer
         self._output = output
+        self._first = True
         self._open = False
         self._running: dict[str, anyio.CancelScope] = {}
 
     def heard(self, answer: str) -> None:
-        """An answer of the SDK's, which may be that to the handshake."""
+        """An answer of the SDK's, which may be that to a greeting."""
         if self._open or '"protocolVersion"' not in answer:
             return
         match from_json(answer):
             case {"result": {"protocolVersion": version, "serverInfo": _}}:
                 self._open = version in VERSIONS
 
+    def hand_over(self) -> list[bytes]:
+        """The lines of a greeting that was answered here, for the SDK, which hears the rest of it itself."""
+        self._handed_over = True
+        return self._greeting
+
     def takes(self, line: bytes) -> bool:
-        """Whether the line was one for here; it is being answered then, or was a cancellation."""
-        if not self._open or not (b'"tools/call"' in line or b'"notifications/cancelled"' in line):
+        """Whether the line was one for here."""
+        first, self._first = self._first, False
+        if not (first or self._open):
             return False
         try:
             message = from_json(line)
         except ValueError:
             return False
         match message:
-            case {
-                "jsonrpc": "2.0",
-                "id": int() | str() as identifier,
-                "method": "tools/call",
-                "params": dict() as params,
-            }:
-                return len(message) == 4 and self._start(identifier, params)
+            case {"jsonrpc": "2.0", "id": int() | str() as identifier, "method": str() as method, **rest}:
+                params = rest.get("params", {})
+                if isinstance(identifier, bool) or rest.keys() - {"params"} or not isinstance(params, dict):
+                    return False
+                if first:
+                    return method == "initialize" and self._greet(identifier, params, line)
+                return self._answers(identifier, method, params)
+            case {"jsonrpc": "2.0", "method": "notifications/initialized", **rest}:
+                return not rest and self._greeted(line)
             case {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": identifier}}:
                 return self._cancel(identifier)
         return False
 
+    def _greet(self, identifier: int | str, params: Json, line: bytes) -> bool:
+        match params:
+            case {
+                "protocolVersion": str() as version,
+                "capabilities": dict() as capabilities,
+                "clientInfo": {"name": str(), "version": str()},
+                **rest,
+            } if version in VERSIONS and not rest and all(isinstance(each, dict) for each in capabilities.values()):
+                self._open = True
+                self._greeting.append(line)
+                self._give(identifier, hello(version))
+                return True
+        return False
+
+    def _greeted(self, line: bytes) -> bool:
+        """The second half of a greeting; one that the SDK answered is the SDK's."""
+        if self._handed_over or len(self._greeting) != 1:
+            return False
+        self._greeting.append(line)
+        return True
+
+    def _answers(self, identifier: int | str, method: str, params: Json) -> bool:
+        if method == "tools/call":
+            return self._start(identifier, params)
+        if params or method not in {"ping", "tools/list"}:
+            return False
+        self._give(identifier, {"tools": self._offer.tools} if method == "tools/list" else {})
+        return True
+
     def _start(self, identifier: int | str, params: Json) -> bool:
         name, arguments = params.get("name"), params.get("arguments", {})
-        if isinstance(identifier, bool) or params.keys() - {"name", "arguments"}:
+        if params.keys() - {"name", "arguments"}:
             return False
-        if not (isinstance(name, str) and isinstance(arguments, dict) and self._knows(name)):
+        if not (isinstance(name, str) and isinstance(arguments, dict) and has_tool(name)):
             return False
         scope = anyio.CancelScope()
         self._running[str(identifier)] = scope
-        self._group.start_soon(self._answer, identifier, name, arguments, scope)
+        self._group.start_soon(self._call, identifier, name, arguments, scope)
         return True
 
     def _cancel(self, identifier: object) -> bool:
@@ -86,17 +137,24 @@ class Direct:
         scope.cancel()
         return True
 
-    async def _answer(self, identifier: int | str, name: str, arguments: Json, scope: anyio.CancelScope) -> None:
+    async def _call(self, identifier: int | str, name: str, arguments: Json, scope: anyio.CancelScope) -> None:
         """A call that was cancelled is not answered, as MCP demands."""
         with scope, identified(identifier):
             try:
-                answer, is_error = await self._call(name, arguments)
+                answer, is_error = await self._offer.call(name, arguments)
                 result = {
                     "content": [{"type": "text", "text": answer.text}],
                     "structuredContent": answer.structured,
                     "isError": is_error,
                 }
-                await self._output.send(to_json({"jsonrpc": "2.0", "id": identifier, "result": result}) + b"\n")
+                await self._output.send(_line(identifier, result))
             finally:
                 if self._running.get(str(identifier)) is scope:
                     del self._running[str(identifier)]
+
+    def _give(self, identifier: int | str, result: Json) -> None:
+        self._group.start_soon(self._output.send, _line(identifier, result))
+
+
+def _line(identifier: int | str, result: Json) -> bytes:
+    return to_json({"jsonrpc": "2.0", "id": identifier, "result": result}) + b"\n"

@@ -1,7 +1,8 @@
 """MCP over standard input and output, ended by end of input, SIGTERM or SIGINT within a moment.
 
 The SDK reads stdin in a thread, which a signal cannot interrupt; over pipes, sockets and terminals we give it streams
-of the event loop instead. While we serve, file descriptor 1 leads to stderr, so that no stray print corrupts the wire.
+of the event loop instead, once there is something for it (see direct.py). While we serve, file descriptor 1 leads to
+stderr, so that no stray print corrupts the wire.
 """
 
 from __future__ import annotations
@@ -14,31 +15,57 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
-from mcp_types import PARSE_ERROR
+import anyio.to_thread
 
-from agentdb_mcp.mcp_server.direct import CallTool, Direct
+from agentdb_mcp.mcp_server.calling import run_tool
+from agentdb_mcp.mcp_server.described import describe_tools
+from agentdb_mcp.mcp_server.direct import Direct, Offer
 from agentdb_mcp.mcp_server.encoding import to_json
+from agentdb_mcp.mcp_server.late import Late, serve_by_sdk
+from agentdb_mcp.mcp_server.tools import Operations
+from agentdb_mcp.models import Scope
+from agentdb_mcp.policy import LimitRules
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel import Server
 
 MAX_LINE = 32 * 1024 * 1024
+# Of JSON-RPC.
+PARSE_ERROR = -32700
 
 
-async def serve_stdio(server: Server[Any], call: CallTool, knows: Callable[[str], bool]) -> None:
-    """Serve one client until it goes away or we are asked to end.
+async def serve_stdio(operations: Operations, limits: LimitRules, fixed_scope: Scope | None = None) -> None:
+    """Serve one client until it goes away or we are asked to end."""
 
-    `call` runs the tools that it `knows`, as the server would: for plain calls, which need not go through the SDK.
-    """
+    def make_server() -> Server[Any]:
+        from agentdb_mcp.mcp_server.server import build_server
+
+        return build_server(lambda _: contextlib.nullcontext(operations), limits, fixed_scope)
+
+    offer = Offer(describe_tools(limits, fixed_scope), partial(run_tool, operations, fixed_scope=fixed_scope))
     async with anyio.create_task_group() as group:
         group.start_soon(_end_on_signal, group.cancel_scope)
-        async with _streams() as (reader, writer), stdio_server(reader, writer) as (incoming, outgoing):  # type: ignore[arg-type]
-            if reader is not None and writer is not None:
-                reader.direct = writer.direct = Direct(group, call, knows, writer)
-            await server.run(incoming, outgoing, server.create_initialization_options())
+        async with _streams() as streams:
+            if streams is None:
+                await serve_by_sdk(make_server())
+            else:
+                await _serve_lines(*streams, offer, make_server)
         group.cancel_scope.cancel()
+
+
+async def _serve_lines(lines: _Lines, output: _Output, offer: Offer, make_server: Callable[[], Server[Any]]) -> None:
+    """What is being answered when the lines end is cancelled, as by the SDK."""
+    async with anyio.create_task_group() as answering:
+        direct = Direct(answering, offer, output)
+        async with anyio.create_task_group() as group, Late(group, make_server, direct, output) as sdk:
+            async for line in lines:
+                if not direct.takes(line):
+                    await sdk.take(line)
+        answering.cancel_scope.cancel()
 
 
 async def _end_on_signal(scope: anyio.CancelScope) -> None:
@@ -54,12 +81,11 @@ class _Lines:
     def __init__(self, reader: asyncio.StreamReader, output: _Output) -> None:
         self._reader = reader
         self._output = output
-        self.direct: Direct | None = None
 
-    def __aiter__(self) -> AsyncIterator[str]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> bytes:
         while True:
             if (line := await self._line()) is None:
                 await self._output.send(_answer(None, f"The request is longer than {MAX_LINE:,} bytes."))
@@ -67,8 +93,8 @@ class _Lines:
                 raise StopAsyncIteration
             elif b"\\u" in line and (refusal := _surrogate_refusal(line)) is not None:
                 await self._output.send(refusal)
-            elif self.direct is None or not self.direct.takes(line):
-                return line.decode("utf-8", errors="replace")
+            else:
+                return line
 
     async def _line(self) -> bytes | None:
         """The next line, empty at the end; None for one that is too long, which is dropped to its end."""
@@ -108,29 +134,19 @@ class _Output:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self.direct: Direct | None = None
 
     async def send(self, line: bytes) -> None:
         """A whole line."""
         self._writer.write(line)
-        await self.flush()
-
-    async def write(self, text: str) -> None:
-        """The SDK's."""
-        if self.direct is not None:
-            self.direct.heard(text)
-        self._writer.write(text.encode())
-
-    async def flush(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone: end of input follows
             await self._writer.drain()
 
 
 @contextlib.asynccontextmanager
-async def _streams() -> AsyncIterator[tuple[_Lines | None, _Output | None]]:
+async def _streams() -> AsyncIterator[tuple[_Lines, _Output] | None]:
     """Streams of the event loop, or None for the SDK's own where a descriptor is a file or a device."""
     if not (_is_stream(0) and _is_stream(1)):
-        yield None, None
+        yield None
         return
     loop = asyncio.get_running_loop()
     wire = os.dup(1)

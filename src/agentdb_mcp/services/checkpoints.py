@@ -156,7 +156,10 @@ class Checkpoints:
         await provider.tidy(project_id)
         there = await provider.checkpoints(project_id)
         if name in {each.name for each in there}:
-            raise InvalidArgument(f"There is a checkpoint {name!r} already.", hint="Choose another name, or none.")
+            raise InvalidArgument(
+                f"There is a checkpoint {name!r} already.",
+                hint="A call of yours that failed may have made it: list_checkpoints shows when. Else choose another.",
+            )
         if len(there) >= rules.max_per_database:
             raise NotAllowed(
                 f"The database has {len(there)} checkpoints, and policy allows {rules.max_per_database}.",

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from agentdb_mcp.errors import NotFound
-from agentdb_mcp.mcp_server.server import call_tool, has_tool, list_tools
+from agentdb_mcp.mcp_server.calling import has_tool
+from agentdb_mcp.mcp_server.server import call_tool, list_tools
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.store import WorkspaceRow
 from agentdb_mcp.web.activity import acts

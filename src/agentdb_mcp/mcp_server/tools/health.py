@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from agentdb_mcp.advice.health import Finding
 from agentdb_mcp.execution.statistics import SortBy
@@ -15,7 +16,7 @@ from agentdb_mcp.mcp_server.encoding import compact
 from agentdb_mcp.mcp_server.rendering import Rendered, framed
 from agentdb_mcp.mcp_server.tools.base import Operations, Tool
 from agentdb_mcp.models import Scope
-from agentdb_mcp.services.health import HEALTH_TYPES, HealthType, Report
+from agentdb_mcp.services.health import HEALTH_TYPES, Report
 from agentdb_mcp.services.queries import waking_notes
 
 # Of one statement's text in an answer.
@@ -30,8 +31,25 @@ class GetTopQueries(Arguments):
     limit: int = Field(default=10, ge=1, le=100, description="Queries at most.")
 
 
+def _known(given: str) -> str:
+    if unknown := [each for each in _types(given) if each not in {"all", *HEALTH_TYPES}]:
+        known = ", ".join(["all", *HEALTH_TYPES])
+        raise PydanticCustomError(
+            "health_type", "There is no {name}; there are {known}", {"name": repr(unknown[0][:80]), "known": known}
+        )
+    return given
+
+
+def _types(given: str) -> list[str]:
+    return [each.strip() for each in given.split(",")]
+
+
 class AnalyzeDbHealth(Arguments):
-    health_type: Literal["all", HealthType] = Field(default="all", description="What to look at.")
+    health_type: Annotated[str, AfterValidator(_known)] = Field(
+        default="all",
+        max_length=100,
+        description=f"all, or with commas between them some of {', '.join(HEALTH_TYPES)}.",
+    )
 
 
 async def _get_top_queries(do: Operations, scope: Scope, given: GetTopQueries) -> Rendered:
@@ -43,7 +61,8 @@ async def _get_top_queries(do: Operations, scope: Scope, given: GetTopQueries) -
 
 
 async def _analyze_db_health(do: Operations, scope: Scope, given: AnalyzeDbHealth) -> Rendered:
-    types = HEALTH_TYPES if given.health_type == "all" else (given.health_type,)
+    asked = _types(given.health_type)
+    types = [each for each in HEALTH_TYPES if "all" in asked or each in asked]
     report = await do.health.analyze(do.tenant, scope, types)
     findings = [_fields(each) for each in report.findings]
     fields: dict[str, Any] = {"findings": findings, "figures": report.figures, "not_seen": list(report.not_seen)}

@@ -1,0 +1,74 @@
+"""The SDK over stdio, loaded when there is something for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from agentdb_mcp.mcp_server.direct import Direct, Output
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel import Server
+
+# Lines that wait while the SDK is being loaded.
+MOST_WAITING = 64
+
+
+async def serve_by_sdk(server: Server[Any], lines: Any = None, output: Any = None) -> None:  # noqa: ANN401
+    """Serve until the lines end: `lines` and `output`, of which the SDK uses little of a text file, or its own."""
+    from mcp.server.stdio import stdio_server
+
+    async with stdio_server(lines, output) as (incoming, outgoing):
+        await server.run(incoming, outgoing, server.create_initialization_options())
+
+
+class Late:
+    """The SDK's server, from the first line that is for it. It hears the greeting that was answered without it."""
+
+    def __init__(self, group: TaskGroup, make: Callable[[], Server[Any]], direct: Direct, output: Output) -> None:
+        self._group = group
+        self._make = make
+        self._direct = direct
+        self._output = output
+        self._lines, self._incoming = anyio.create_memory_object_stream[str](MOST_WAITING)
+        self._begun = False
+        self._answered = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """No line follows."""
+        self._lines.close()
+        if not self._begun:
+            self._incoming.close()
+
+    async def take(self, line: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            greeting = self._direct.hand_over()
+            self._answered = bool(greeting)
+            self._group.start_soon(self._serve)
+            for each in greeting:
+                await self._lines.send(each.decode())
+        await self._lines.send(line.decode("utf-8", errors="replace"))
+
+    async def _serve(self) -> None:
+        with self._incoming:
+            server = await anyio.to_thread.run_sync(self._make, abandon_on_cancel=True)
+            await serve_by_sdk(server, self._incoming, self)
+
+    async def write(self, text: str) -> None:
+        """An answer of the SDK's. Its first may be that to the greeting, which the client has already."""
+        if self._answered:
+            self._answered = False
+            return
+        self._direct.heard(text)
+        await self._output.send(text.encode())
+
+    async def flush(self) -> None:
+        """`write` has."""
