@@ -141,19 +141,22 @@ class Direct:
         """A call that was cancelled is not answered, as MCP demands."""
         with scope, identified(identifier):
             try:
-                answer, is_error = await self._offer.call(name, arguments)
-                result = {
-                    "content": [{"type": "text", "text": answer.text}],
-                    "structuredContent": answer.structured,
-                    "isError": is_error,
-                }
-                await self._output.send(_line(identifier, result))
+                await self._output.send(_answer(identifier, *await self._offer.call(name, arguments)))
             finally:
                 if self._running.get(str(identifier)) is scope:
                     del self._running[str(identifier)]
 
     def _give(self, identifier: int | str, result: Json) -> None:
         self._group.start_soon(self._output.send, _line(identifier, result))
+
+
+def _answer(identifier: int | str, answer: Rendered, is_error: bool) -> bytes:
+    result = {
+        "content": [{"type": "text", "text": answer.text}],
+        "structuredContent": answer.structured,
+        "isError": is_error,
+    }
+    return _line(identifier, result)
 
 
 def _line(identifier: int | str, result: Json) -> bytes:

@@ -57,7 +57,7 @@ async def serve_stdio(operations: Operations, limits: LimitRules, fixed_scope: S
         group.cancel_scope.cancel()
 
 
-async def _serve_lines(lines: _Lines, output: _Output, offer: Offer, make_server: Callable[[], Server[Any]]) -> None:
+async def _serve_lines(lines: Lines, output: Output, offer: Offer, make_server: Callable[[], Server[Any]]) -> None:
     """What is being answered when the lines end is cancelled, as by the SDK."""
     async with anyio.create_task_group() as answering:
         direct = Direct(answering, offer, output)
@@ -75,10 +75,10 @@ async def _end_on_signal(scope: anyio.CancelScope) -> None:
             return
 
 
-class _Lines:
+class Lines:
     """Standard input, line by line."""
 
-    def __init__(self, reader: asyncio.StreamReader, output: _Output) -> None:
+    def __init__(self, reader: asyncio.StreamReader, output: Output) -> None:
         self._reader = reader
         self._output = output
 
@@ -129,21 +129,26 @@ def _answer(identifier: object, message: str) -> bytes:
     return to_json({"jsonrpc": "2.0", "id": identifier, "error": error}) + b"\n"
 
 
-class _Output:
-    """Standard output, with back-pressure."""
+class Output:
+    """Standard output, with back-pressure.
+
+    One line at a time: whoever waits for a buffer into which others go on writing may wait for ever.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self._turn = anyio.Lock(fast_acquire=True)
 
     async def send(self, line: bytes) -> None:
         """A whole line."""
-        self._writer.write(line)
-        with contextlib.suppress(ConnectionError):  # the client is gone: end of input follows
-            await self._writer.drain()
+        async with self._turn:
+            self._writer.write(line)
+            with contextlib.suppress(ConnectionError):  # the client is gone: end of input follows
+                await self._writer.drain()
 
 
 @contextlib.asynccontextmanager
-async def _streams() -> AsyncIterator[tuple[_Lines, _Output] | None]:
+async def _streams() -> AsyncIterator[tuple[Lines, Output] | None]:
     """Streams of the event loop, or None for the SDK's own where a descriptor is a file or a device."""
     if not (_is_stream(0) and _is_stream(1)):
         yield None
@@ -159,8 +164,8 @@ async def _streams() -> AsyncIterator[tuple[_Lines, _Output] | None]:
         )
         writer = asyncio.StreamWriter(write_transport, protocol, None, loop)
         try:
-            output = _Output(writer)
-            yield _Lines(reader, output), output
+            output = Output(writer)
+            yield Lines(reader, output), output
         finally:
             read_transport.close()
             write_transport.close()
