@@ -7,7 +7,6 @@ from typing import Any
 Schema = dict[str, Any]
 
 STRING = {"type": "string"}
-OPTIONAL_STRING = {"type": ["string", "null"]}
 INTEGER = {"type": "integer"}
 OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
@@ -16,13 +15,9 @@ ARRAY = {"type": "array"}
 _ERROR = {"type": "object", "required": ["code"]}
 
 
-def answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
-    """Of a tool: what every answer has, the first of which says that it is one, and what it may have."""
-    return {
-        "type": "object",
-        "properties": {**properties, **(optional or {}), "error": _ERROR},
-        "anyOf": [{"required": list(properties)[:1]}, {"required": ["error"]}],
-    }
+def answer(**properties: Schema) -> Schema:
+    """Of a tool. What any answer may have besides, `notes` and `budget_note`, is left to the documentation as well."""
+    return {"type": "object", "properties": {**properties, "error": _ERROR}, "minProperties": 1}
 
 
 def objects(**properties: Schema) -> Schema:
@@ -32,28 +27,21 @@ def objects(**properties: Schema) -> Schema:
 
 _RESULT: Schema = {
     "columns": objects(name=STRING, type=STRING),
-    "rows": {"type": "array", "items": {"type": "array"}, "description": "Values in the order of columns."},
+    "rows": {"type": "array", "items": {"type": "array"}},
     "row_count": INTEGER,
     "truncated": BOOLEAN,
-    "command_tag": STRING,
-    "duration_ms": {"type": "number"},
 }
 
 _ROWS = ("columns", "rows", "row_count", "truncated")
-_HELD: Schema = {"next_handle": STRING, "cut": {"type": "array"}}
+_HELD: Schema = {"next_handle": STRING, "cut": ARRAY}
 
-NOTES: Schema = {"notes": ARRAY}
-
-SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
-OBJECTS = answer(
-    NOTES,
-    objects=objects(name=STRING, type=STRING),
-)
-DETAILS = answer(NOTES, name=STRING, schema=STRING, type=STRING)
-RESULT = answer(NOTES | _HELD, **_RESULT)
-PAGE = answer(_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
-RESULTS = answer(NOTES, results=ARRAY)
-COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns=ARRAY)
+SCHEMAS = answer(schemas=objects(name=STRING, owner_kind=STRING))
+OBJECTS = answer(objects=objects(name=STRING, type=STRING))
+DETAILS = answer(name=STRING, schema=STRING)
+RESULT = answer(**_RESULT, **_HELD)
+PAGE = answer(**_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
+RESULTS = answer(results=ARRAY)
+COPIED = answer(table=STRING, rows=INTEGER, columns=ARRAY)
 TOP_QUERIES = answer(queries=ARRAY)
 HEALTH = answer(findings=ARRAY, figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(
@@ -63,8 +51,6 @@ BUDGET = answer(
     used_cents=OPTIONAL_INTEGER,
     remaining_cents=OPTIONAL_INTEGER,
     allowed=ARRAY,
-    committed_cents=OPTIONAL_INTEGER,
-    databases=ARRAY,
 )
 OBJECT: Schema = {"type": "object"}
 CHECKPOINTS = answer(checkpoints=ARRAY, month_cents={"type": "number"}, next=OBJECT)

@@ -29,9 +29,7 @@ class TransactionStatement(Arguments):
 
 
 class ExecuteTransaction(Arguments):
-    statements: list[TransactionStatement] = Field(
-        min_length=1, description="In order; all of them take effect or none."
-    )
+    statements: list[TransactionStatement] = Field(min_length=1, description="In order.")
 
 
 async def _execute_sql(do: Operations, scope: Scope, given: ExecuteSql) -> Rendered:
