@@ -114,5 +114,5 @@ def test_serve_does_not_load_the_jobs() -> None:
         timeout=60,
     )
     loaded = done.stderr.split()
-    assert "agentdb_mcp.mcp_server.server" in loaded
+    assert "agentdb_mcp.mcp_server.stdio" in loaded
     assert not [name for name in loaded if name.startswith(("agentdb_mcp.jobs", "agentdb_mcp.store.jobs"))]
