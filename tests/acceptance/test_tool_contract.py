@@ -170,7 +170,7 @@ async def test_output_schemas_are_sound_and_admit_neither_nonsense_nor_nothing(a
         schema = tool["outputSchema"]
         Draft202012Validator.check_schema(schema)
         assert schema["type"] == "object"
-        for nonsense in ({}, {"error": {}}, {"error": "budget_exceeded"}):
+        for nonsense in ({}, {"error": {}}, {"error": {"code": 7, "message": "x", "retryable": False}}):
             with pytest.raises(ValidationError):
                 Draft202012Validator(schema).validate(nonsense)
 

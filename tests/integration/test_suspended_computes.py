@@ -179,6 +179,7 @@ async def test_the_tools_show_the_note_in_text_and_in_structured_content(sleeper
         (note,) = answer.structured["notes"]
         assert NOTE.fullmatch(note)
         assert note in answer.text
+        assert tool.output_schema["properties"]["notes"]["type"] == "array"
         awake = await tool.handler(do, Scope.AGENT, arguments)
         assert "notes" not in awake.structured
         Draft202012Validator(tool.output_schema).validate(awake.structured)

@@ -12,12 +12,16 @@ OPTIONAL_INTEGER = {"type": ["integer", "null"]}
 BOOLEAN = {"type": "boolean"}
 ARRAY = {"type": "array"}
 # Each tool says it again, so what an error may have besides (hint, sqlstate, position) is left to the documentation.
-_ERROR = {"type": "object", "required": ["code"]}
+_ERROR = {"type": "object", "properties": {"code": STRING}, "required": ["code"]}
 
 
-def answer(**properties: Schema) -> Schema:
-    """Of a tool. What any answer may have besides, `notes` and `budget_note`, is left to the documentation as well."""
-    return {"type": "object", "properties": {**properties, "error": _ERROR}, "minProperties": 1}
+def answer(optional: Schema | None = None, /, **properties: Schema) -> Schema:
+    """Of a tool: what every answer has, the first of which says that it is one, and what it may have."""
+    return {
+        "type": "object",
+        "properties": {**properties, **(optional or {}), "error": _ERROR},
+        "anyOf": [{"required": list(properties)[:1]}, {"required": ["error"]}],
+    }
 
 
 def objects(**properties: Schema) -> Schema:
@@ -35,13 +39,15 @@ _RESULT: Schema = {
 _ROWS = ("columns", "rows", "row_count", "truncated")
 _HELD: Schema = {"next_handle": STRING, "cut": ARRAY}
 
-SCHEMAS = answer(schemas=objects(name=STRING, owner_kind=STRING))
-OBJECTS = answer(objects=objects(name=STRING, type=STRING))
-DETAILS = answer(name=STRING, schema=STRING)
-RESULT = answer(**_RESULT, **_HELD)
-PAGE = answer(**_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
-RESULTS = answer(results=ARRAY)
-COPIED = answer(table=STRING, rows=INTEGER, columns=ARRAY)
+NOTES: Schema = {"notes": ARRAY}
+
+SCHEMAS = answer(NOTES, schemas=objects(name=STRING, owner_kind=STRING))
+OBJECTS = answer(NOTES, objects=objects(name=STRING, type=STRING))
+DETAILS = answer(NOTES, name=STRING, schema=STRING)
+RESULT = answer(NOTES | _HELD, **_RESULT)
+PAGE = answer(_HELD, **{name: {"type": _RESULT[name]["type"]} for name in _ROWS})
+RESULTS = answer(NOTES, results=ARRAY)
+COPIED = answer(NOTES, table=STRING, rows=INTEGER, columns=ARRAY)
 TOP_QUERIES = answer(queries=ARRAY)
 HEALTH = answer(findings=ARRAY, figures={"type": "object"}, not_seen=ARRAY)
 BUDGET = answer(

@@ -90,7 +90,7 @@ TOOLS = (
         "All tables and views as DDL, with keys, indexes, comments and estimated rows; past ten tables a line for"
         " each, and the DDL of those that you name.",
         GetSchema,
-        schemas.answer(tables=schemas.INTEGER, summarised=schemas.BOOLEAN, ddl=schemas.STRING),
+        schemas.answer(schemas.NOTES, tables=schemas.INTEGER, summarised=schemas.BOOLEAN, ddl=schemas.STRING),
         _get_schema,
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from agentdb_mcp.execution import Statement
@@ -25,7 +27,7 @@ class GetRows(Arguments):
 
 class TransactionStatement(Arguments):
     sql: Sql
-    params: Params = Field(default=[])
+    params: list[Any] = Field(default=[], max_length=1000, description="As in execute_sql.")
 
 
 class ExecuteTransaction(Arguments):
