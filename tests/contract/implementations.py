@@ -77,7 +77,8 @@ async def connections_left(superuser: asyncpg.Connection) -> list[str]:
 
 @asynccontextmanager
 async def connected(access: ProjectAccess) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(access.uri.reveal())
+    with anyio.CancelScope(shield=True):  # cancelled while it asks for TLS, the driver leaves an error behind
+        connection = await asyncpg.connect(access.uri.reveal())
     try:
         yield connection
     finally:

@@ -14,7 +14,7 @@ from agentdb_mcp.errors import ProvisioningFailed
 from agentdb_mcp.models import Checkpoint, Project
 from agentdb_mcp.providers import Provider
 
-GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def in_a_week() -> datetime:

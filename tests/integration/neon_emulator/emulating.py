@@ -16,7 +16,12 @@ from agentdb_mcp.neon_emulator import Behaviour, Emulator, neon_emulator
 
 Json = dict[str, Any]
 DAY_S = 86_400
-GONE = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.InterfaceError)
+GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 METRICS = "compute_unit_seconds,root_branch_bytes_month,child_branch_bytes_month,public_network_transfer_bytes"
 
 
@@ -44,7 +49,8 @@ async def controlled(behaviour: Behaviour) -> AsyncIterator[tuple[Emulator, http
 
 @contextlib.asynccontextmanager
 async def connected(uri: str, **options: object) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(uri, **options)
+    with anyio.CancelScope(shield=True):  # cancelled while it asks for TLS, the driver leaves an error behind
+        connection = await asyncpg.connect(uri, **options)
     try:
         yield connection
     finally:
