@@ -7,7 +7,7 @@ from typing import cast
 import anyio
 import pytest
 
-from agentdb_mcp.mcp_server.http import HttpCall
+from agentdb_mcp.mcp_server.http_calls import HttpCall
 from agentdb_mcp.mcp_server.tools import Operations
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from agentdb_mcp.mcp_server.http_sessions import IDLE_S, HeldSessions
+from agentdb_mcp.mcp_server.http_sessions import ENDED_S, LIVELY_S, HeldSessions
 
 
 class Clock:
@@ -60,6 +60,23 @@ def test_what_expired_is_forgotten() -> None:
     held.opened("ada", "a")
     held.opened("bob", "b")
     with held.used("bob", "b"):
-        clock.now = IDLE_S + 1
+        clock.now = ENDED_S + 1
         assert held.opened("ada", "c") is None
         assert held.opened("bob", "d") == "b"
+
+
+def test_a_session_is_lively_for_a_while_after_the_sdk_answered_in_it_and_for_its_principal_alone() -> None:
+    clock = Clock()
+    held = HeldSessions(clock=clock)
+    held.opened("ada", "a")
+    assert (held.has("ada", "a"), held.is_lively("ada", "a")) == (True, True)
+    assert (held.has("eve", "a"), held.is_lively("eve", "a")) == (False, False)
+    clock.now = LIVELY_S
+    with held.used("ada", "a"):  # past the SDK, say
+        pass
+    assert (held.has("ada", "a"), held.is_lively("ada", "a")) == (True, False)
+    held.answered("ada", "a")
+    held.answered("eve", "a")
+    assert (held.is_lively("ada", "a"), held.is_lively("eve", "a")) == (True, False)
+    held.ended("ada", "a")
+    assert not held.has("ada", "a")

@@ -1,31 +1,26 @@
 """The short way over stdio: the handshake, the tools and plain calls of them, answered without the SDK.
 
-Loading the SDK is more than half of a start, and it validates, wraps and copies every message several times, which
-costs more than all that we do around the database. Here goes what most clients send and nothing else does: a greeting
-in a version of MCP whose answers are those below, and after it requests with no more in them than they need.
-Everything else goes to the SDK, and with the greeting all of it would.
+Loading the SDK is more than half of a start. Here goes what most clients send and nothing else does: a greeting in a
+version of MCP whose answers are those below, and after it requests with no more in them than they need. Everything
+else goes to the SDK, and with the greeting all of it would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 from pydantic_core import from_json
 
-from agentdb_mcp.mcp_server.calling import has_tool
 from agentdb_mcp.mcp_server.described import hello
 from agentdb_mcp.mcp_server.encoding import to_json
+from agentdb_mcp.mcp_server.plain import VERSIONS, Json, PlainCall, answer_to, plain_call
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.seen import identified
 
-# The versions of MCP with a handshake and structured answers.
-VERSIONS = frozenset({"2025-06-18", "2025-11-25"})
-
-Json = dict[str, Any]
 # A tool's answer by its name and arguments, and whether it is an error.
 CallTool = Callable[[str, Json], Awaitable[tuple[Rendered, bool]]]
 
@@ -84,6 +79,8 @@ class Direct:
                     return False
                 if first:
                     return method == "initialize" and self._greet(identifier, params, line)
+                if method == "tools/call":
+                    return self._start(plain_call(message))
                 return self._answers(identifier, method, params)
             case {"jsonrpc": "2.0", "method": "notifications/initialized", **rest}:
                 return not rest and self._greeted(line)
@@ -113,22 +110,17 @@ class Direct:
         return True
 
     def _answers(self, identifier: int | str, method: str, params: Json) -> bool:
-        if method == "tools/call":
-            return self._start(identifier, params)
         if params or method not in {"ping", "tools/list"}:
             return False
         self._give(identifier, {"tools": self._offer.tools} if method == "tools/list" else {})
         return True
 
-    def _start(self, identifier: int | str, params: Json) -> bool:
-        name, arguments = params.get("name"), params.get("arguments", {})
-        if params.keys() - {"name", "arguments"}:
-            return False
-        if not (isinstance(name, str) and isinstance(arguments, dict) and has_tool(name)):
+    def _start(self, call: PlainCall | None) -> bool:
+        if call is None:
             return False
         scope = anyio.CancelScope()
-        self._running[str(identifier)] = scope
-        self._group.start_soon(self._call, identifier, name, arguments, scope)
+        self._running[str(call.identifier)] = scope
+        self._group.start_soon(self._call, call, scope)
         return True
 
     def _cancel(self, identifier: object) -> bool:
@@ -137,27 +129,16 @@ class Direct:
         scope.cancel()
         return True
 
-    async def _call(self, identifier: int | str, name: str, arguments: Json, scope: anyio.CancelScope) -> None:
+    async def _call(self, call: PlainCall, scope: anyio.CancelScope) -> None:
         """A call that was cancelled is not answered, as MCP demands."""
-        with scope, identified(identifier):
+        with scope, identified(call.identifier):
             try:
-                await self._output.send(_answer(identifier, *await self._offer.call(name, arguments)))
+                answer = answer_to(call.identifier, *await self._offer.call(call.name, call.arguments))
+                await self._output.send(answer + b"\n")
             finally:
-                if self._running.get(str(identifier)) is scope:
-                    del self._running[str(identifier)]
+                if self._running.get(str(call.identifier)) is scope:
+                    del self._running[str(call.identifier)]
 
     def _give(self, identifier: int | str, result: Json) -> None:
-        self._group.start_soon(self._output.send, _line(identifier, result))
-
-
-def _answer(identifier: int | str, answer: Rendered, is_error: bool) -> bytes:
-    result = {
-        "content": [{"type": "text", "text": answer.text}],
-        "structuredContent": answer.structured,
-        "isError": is_error,
-    }
-    return _line(identifier, result)
-
-
-def _line(identifier: int | str, result: Json) -> bytes:
-    return to_json({"jsonrpc": "2.0", "id": identifier, "result": result}) + b"\n"
+        line = to_json({"jsonrpc": "2.0", "id": identifier, "result": result}) + b"\n"
+        self._group.start_soon(self._output.send, line)

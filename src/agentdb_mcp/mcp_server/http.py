@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
@@ -19,47 +18,21 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from agentdb_mcp.logs import Identified
-from agentdb_mcp.mcp_server.http_sessions import IDLE_S, HeldSessions
+from agentdb_mcp.mcp_server.http_calls import HttpCall, running
+from agentdb_mcp.mcp_server.http_plain import PlainCalls
+from agentdb_mcp.mcp_server.http_sessions import ENDED_S, HeldSessions
+from agentdb_mcp.mcp_server.plain import PlainCall
 from agentdb_mcp.mcp_server.server import build_server
 from agentdb_mcp.mcp_server.tools import Operations
 from agentdb_mcp.models import Scope
 from agentdb_mcp.policy import LimitRules
-from agentdb_mcp.services.origin import Origin, acting_as
 
 Answers = Literal["json", "sse"]
 
 _KEY = "agentdb_mcp.call"
-
-
-@dataclass(slots=True)
-class HttpCall:
-    """One request of a tenant; `principal` is whose sessions are whose. `gone` cancels what runs for it, or will."""
-
-    operations: Operations
-    principal: str
-    _running: set[anyio.CancelScope] = field(default_factory=set)
-    _gone: bool = False
-
-    def gone(self) -> None:
-        self._gone = True
-        for scope in self._running:
-            scope.cancel()
-
-    @contextmanager
-    def run(self) -> Iterator[None]:
-        """Do something for it, as long as its client is there."""
-        with anyio.CancelScope() as scope:
-            self._running.add(scope)
-            if self._gone:
-                scope.cancel()
-            try:
-                yield
-            finally:
-                self._running.discard(scope)
 
 
 class McpEndpoint:
@@ -75,9 +48,11 @@ class McpEndpoint:
             build_server(_of_request, limits, fixed_scope),
             json_response=answers == "json",
             stateless=not sessions,
-            session_idle_timeout=IDLE_S,
+            session_idle_timeout=ENDED_S,
         )
         self._held = HeldSessions()
+        self._in_json = answers == "json"
+        self._plain = PlainCalls(fixed_scope)
         self._streams: set[anyio.CancelScope] = set()
 
     @asynccontextmanager
@@ -100,8 +75,29 @@ class McpEndpoint:
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=call.principal, scopes=[]))
         if scope["method"] == "GET":
             await self._listen(scope, receive, send)
-        else:
-            await _until_gone(self._answer, call, scope, receive, send)
+        elif (body := await _whole(receive)) is not None:
+            await self._post(call, body, scope, receive, send)
+
+    async def _post(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER) if self._sessions else None
+        plain = self._read_plain(call.principal, session_id, scope, body)
+        async with _until_gone(call, receive) as gone:
+            if plain is None:
+                await self._answer(scope, _replayed(body, gone), send)
+                return
+            with self._held.used(call.principal, session_id):
+                await self._plain.answer(call, plain, session_id, scope, send)
+
+    def _read_plain(self, principal: str, session_id: str | None, scope: AsgiScope, body: bytes) -> PlainCall | None:
+        if not self._in_json or scope["method"] != "POST":
+            return None
+        if self._sessions:
+            if session_id is None or not self._held.has(principal, session_id):
+                return None
+            self._plain.cancel(session_id, body)
+            if not self._held.is_lively(principal, session_id):
+                return None
+        return self._plain.read(scope, body)
 
     async def _listen(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         with anyio.CancelScope() as stream:
@@ -114,24 +110,30 @@ class McpEndpoint:
     async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Let the SDK answer, and keep to the number of sessions that one principal may have open."""
         principal = scope[_KEY].principal
-        if (session_id := Headers(scope=scope).get(MCP_SESSION_ID_HEADER)) is not None:
-            with self._held.used(principal, session_id):
-                await self._manager.handle_request(scope, receive, send)
-            if scope["method"] == "DELETE":
-                self._held.ended(principal, session_id)
-            return
+        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
-                opened = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
-                if opened is not None and (surplus := self._held.opened(principal, opened)) is not None:
-                    await self._end(surplus, scope)
+                await self._note(scope, principal, session_id, message)
             await send(message)
 
-        await self._manager.handle_request(scope, receive, note)
+        with self._held.used(principal, session_id):
+            await self._manager.handle_request(scope, receive, note)
+        if session_id is not None and scope["method"] == "DELETE":
+            self._held.ended(principal, session_id)
+            self._plain.end(session_id)
+
+    async def _note(self, scope: AsgiScope, principal: str, session_id: str | None, message: Message) -> None:
+        if session_id is not None:
+            self._held.answered(principal, session_id)
+            return
+        opened = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
+        if opened is not None and (surplus := self._held.opened(principal, opened)) is not None:
+            await self._end(surplus, scope)
 
     async def _end(self, session_id: str, scope: AsgiScope) -> None:
         """End a session the way its client would."""
+        self._plain.end(session_id)
         headers = [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())]
         await self._manager.handle_request({**scope, "method": "DELETE", "headers": headers}, _no_body, _nobody)
 
@@ -141,9 +143,8 @@ def _of_request(context: ServerRequestContext[Any]) -> Iterator[Operations]:
     request = context.request
     if not isinstance(request, Request):
         raise TypeError("a call without its request")
-    call: HttpCall = request.scope[_KEY]
-    with call.run(), acting_as(Origin("mcp", call.principal)), Identified(request.scope["request_id"]):
-        yield call.operations
+    with running(request.scope[_KEY], request.scope["request_id"]) as operations:
+        yield operations
 
 
 async def _no_body() -> Message:
@@ -154,28 +155,45 @@ async def _nobody(_: Message) -> None:
     """Where an answer goes that nobody waits for."""
 
 
-async def _until_gone(app: ASGIApp, call: HttpCall, scope: AsgiScope, receive: Receive, send: Send) -> None:
-    """Run the application on the whole body, and tell the call when the client goes away before the answer."""
-    messages: list[Message] = []
-    while not messages or messages[-1].get("more_body"):
-        messages.append(await receive())
-        if messages[-1]["type"] == "http.disconnect":
-            return
-    disconnected = anyio.Event()
+async def _whole(receive: Receive) -> bytes | None:
+    """A request's body, or nothing where its client has gone."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+@asynccontextmanager
+async def _until_gone(call: HttpCall, receive: Receive) -> AsyncIterator[anyio.Event]:
+    """For the time of the block the call hears it when the client goes away; so does whoever waits for the event."""
+    gone = anyio.Event()
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         call.gone()
-        disconnected.set()
-
-    async def replay() -> Message:
-        if messages:
-            return messages.pop(0)
-        await disconnected.wait()
-        return {"type": "http.disconnect"}
+        gone.set()
 
     async with anyio.create_task_group() as group:
         group.start_soon(watch)
-        await app(scope, replay, send)
+        yield gone
         group.cancel_scope.cancel()
+
+
+def _replayed(body: bytes, gone: anyio.Event) -> Receive:
+    """The request once more, for whoever reads it next."""
+    whole: Message | None = {"type": "http.request", "body": body, "more_body": False}
+
+    async def replay() -> Message:
+        nonlocal whole
+        if (message := whole) is not None:
+            whole = None
+            return message
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return replay

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_SESSIONS: Final = 100
+# A session lasts this long without use. Plain calls are answered past the SDK, which then hears of its use only when
+# it has answered nothing in it for so long; and so it is told to wait for both.
 IDLE_S: Final = 30 * 60
+LIVELY_S: Final = 10 * 60
+ENDED_S: Final = IDLE_S + LIVELY_S
 SWEEP_S: Final = 60
 
 
@@ -18,6 +22,7 @@ SWEEP_S: Final = 60
 class _Session:
     requests: int  # now being answered, streams that only listen among them
     used_at: float
+    answered_at: float  # something, by the SDK
 
 
 class HeldSessions:
@@ -30,19 +35,31 @@ class HeldSessions:
         self._swept_at = clock()
 
     @contextmanager
-    def used(self, principal: str, session_id: str) -> Iterator[None]:
+    def used(self, principal: str, session_id: str | None) -> Iterator[None]:
         """For the time of a request in a session; one that is not known changes nothing."""
-        sessions = self._held.get(principal, OrderedDict())
-        if (session := sessions.get(session_id)) is None:
+        if session_id is None or (session := self._find(principal, session_id)) is None:
             yield
             return
-        sessions.move_to_end(session_id)
+        self._held[principal].move_to_end(session_id)
         session.requests += 1
         try:
             yield
         finally:
             session.requests -= 1
             session.used_at = self._clock()
+
+    def answered(self, principal: str, session_id: str) -> None:
+        """The SDK has answered a request in it."""
+        if (session := self._find(principal, session_id)) is not None:
+            session.answered_at = self._clock()
+
+    def has(self, principal: str, session_id: str) -> bool:
+        return self._find(principal, session_id) is not None
+
+    def is_lively(self, principal: str, session_id: str) -> bool:
+        """Whether the SDK has answered something in it so lately that it cannot have ended it for want of use."""
+        session = self._find(principal, session_id)
+        return session is not None and self._clock() - session.answered_at < LIVELY_S
 
     def opened(self, principal: str, session_id: str) -> str | None:
         """Note a new session. The one that has to end for it, if any, which is forgotten."""
@@ -52,7 +69,7 @@ class HeldSessions:
         surplus = self._surplus(sessions)
         if surplus is not None:
             del sessions[surplus]
-        sessions[session_id] = _Session(0, self._clock())
+        sessions[session_id] = _Session(0, self._clock(), self._clock())
         return surplus
 
     def ended(self, principal: str, session_id: str) -> None:
@@ -60,6 +77,10 @@ class HeldSessions:
             sessions.pop(session_id, None)
             if not sessions:
                 del self._held[principal]
+
+    def _find(self, principal: str, session_id: str) -> _Session | None:
+        sessions = self._held.get(principal)
+        return None if sessions is None else sessions.get(session_id)
 
     def _surplus(self, sessions: OrderedDict[str, _Session]) -> str | None:
         if len(sessions) < self._most:
@@ -69,7 +90,7 @@ class HeldSessions:
     def _forget_expired(self) -> None:
         """Those that the SDK has ended by now."""
         self._swept_at = self._clock()
-        past = self._swept_at - IDLE_S
+        past = self._swept_at - ENDED_S
         expired = [
             (principal, name)
             for principal, sessions in self._held.items()

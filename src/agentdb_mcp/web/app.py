@@ -86,7 +86,7 @@ def build_app(application: Application, options: HttpOptions) -> FastAPI:
     for module in (lifecycle, usage, activity, tokens, databases, system_servers, health):
         app.include_router(module.router)
     add_page(app)
-    app.router.routes.extend(mcp.routes(application, serving.endpoints))
+    app.router.routes[:0] = mcp.routes(application, serving.endpoints)  # asked for most, found first
     explorer.install(app, serving)
     app.add_middleware(BoundedBody, timeout_s=options.patience_s)
     if options.origins:

@@ -12,7 +12,8 @@ from starlette.types import Scope as AsgiScope
 
 from agentdb_mcp.bootstrap import Application
 from agentdb_mcp.errors import AgentDBError
-from agentdb_mcp.mcp_server.http import Answers, HttpCall, McpEndpoint
+from agentdb_mcp.mcp_server.http import Answers, McpEndpoint
+from agentdb_mcp.mcp_server.http_calls import HttpCall
 from agentdb_mcp.models import Scope, TokenScope
 from agentdb_mcp.web.auth import authenticator
 from agentdb_mcp.web.errors import error_response

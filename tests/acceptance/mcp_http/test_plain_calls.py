@@ -1,0 +1,147 @@
+"""Plain calls over HTTP go past the SDK: nobody can tell by the answers, and a session's walls are theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from serving import CANCELLED, LEGACY, Holder, HttpServer, Json, Wire, execute, request
+
+if TYPE_CHECKING:
+    import httpx
+    from tests.acceptance.mcp_http.conftest import Shared
+
+IN_JSON = ["stateless-json", "sessions-json"]
+THROUGH_THE_SDK: Json = {"_meta": {}}
+
+Running = Callable[[str], Awaitable[bool]]
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def server(shared: Shared, way: str) -> HttpServer:
+    return await shared(way)
+
+
+@asynccontextmanager
+async def greeted(server: HttpServer, holder: Holder, path: str = "/mcp") -> AsyncIterator[Wire]:
+    async with server.wire(holder, path) as wire:
+        assert (await wire.initialize()).status_code == 200
+        yield wire
+
+
+def without_chance(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
+    """What it says, without its own id, its time and the marks of its frames."""
+    text = re.sub(r"untrusted-data-[0-9a-f]{16}", "mark", json.dumps(answer.json(), sort_keys=True))
+    text = re.sub(r"\(\d+ ms\)", "(ms)", re.sub(r'"duration_ms": [0-9.]+', '"duration_ms"', text))
+    headers = {
+        name: value for name, value in answer.headers.items() if name not in {"x-request-id", "date", "content-length"}
+    }
+    return answer.status_code, headers, re.sub(r'"id": \d+', '"id"', text)
+
+
+@pytest.mark.parametrize("way", IN_JSON)
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("/mcp", execute("SELECT 1 AS a, 'é\u2028' AS b")),
+        ("/mcp", execute("SELECT 1") | {"arguments": {"sql": "SELECT 1", "database": "global"}}),
+        ("/mcp/global", execute("SELECT 1")),
+        ("/mcp/agent", execute("SELECT nothing")),
+        ("/mcp/agent", {"name": "copy_rows", "arguments": {}}),
+        ("/mcp/agent", {"name": "list_schemas"}),
+        ("/mcp", {"name": "no_such_tool", "arguments": {}}),
+        ("/mcp", {"name": "execute_sql", "arguments": None}),
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)
+async def test_a_plain_call_gets_what_the_sdk_answers(
+    server: HttpServer, holder: Holder, path: str, params: Json
+) -> None:
+    async with greeted(server, holder, path) as wire:
+        for _ in range(2):  # of which the first may make and wake a database
+            plain = await wire.send(request("tools/call", params))
+        through = await wire.send(request("tools/call", params | THROUGH_THE_SDK))
+    assert without_chance(plain) == without_chance(through)
+
+
+@pytest.mark.parametrize("way", IN_JSON)
+@pytest.mark.parametrize(
+    "headers",
+    [{"Accept": "text/event-stream"}, {"Content-Type": "text/plain"}, {"MCP-Protocol-Version": "1999-01-01"}],
+    ids=str,
+)
+async def test_what_the_sdk_refuses_by_its_headers_is_refused(
+    server: HttpServer, holder: Holder, headers: dict[str, str]
+) -> None:
+    async with greeted(server, holder) as wire:
+        answer = await wire.send(request("tools/call", execute("SELECT 1")), **headers)
+    assert 400 <= answer.status_code < 500
+    assert '"result"' not in answer.text
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_a_call_needs_its_session(server: HttpServer, holder: Holder) -> None:
+    call = request("tools/call", execute("SELECT 1"))
+    async with greeted(server, holder) as wire, server.wire(await server.holder()) as stranger:
+        assert (await wire.send(call)).status_code == 200
+        kept, wire.session = wire.session, {"MCP-Protocol-Version": LEGACY}
+        assert (await wire.send(call)).status_code == 400
+        stranger.session = kept
+        assert (await stranger.send(call)).status_code == 404
+        wire.session = kept
+        assert (await wire.delete()).status_code == 200
+        assert (await wire.send(call)).status_code == 404
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_only_its_own_token_cancels_a_call_and_the_end_of_its_session_does(
+    server: HttpServer, holder: Holder, running: Running, until: Until
+) -> None:
+    sql = "SELECT pg_sleep(25) /* in a session that ends */"
+    answers: list[httpx.Response] = []
+
+    async def is_gone() -> bool:
+        return not await running(sql)
+
+    async with (
+        greeted(server, holder) as wire,
+        server.wire(await server.holder()) as stranger,
+        anyio.create_task_group() as group,
+    ):
+        stranger.session = wire.session
+
+        async def call() -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
+
+        group.start_soon(call)
+        await until(lambda: running(sql))
+        cancelled: dict[str, Any] = {"method": "notifications/cancelled", "params": {"requestId": 4711}}
+        assert (await stranger.send({"jsonrpc": "2.0"} | cancelled)).status_code == 404
+        assert (await stranger.delete()).status_code == 404
+        assert await running(sql)
+        assert not answers
+        assert (await wire.delete()).status_code == 200
+        await until(is_gone, within=5)
+    assert answers[0].json()["error"]["code"] == CANCELLED
+
+
+@pytest.mark.parametrize("way", IN_JSON)
+async def test_a_client_that_goes_away_ends_its_plain_call(
+    server: HttpServer, holder: Holder, running: Running, until: Until, way: str
+) -> None:
+    sql = f"SELECT pg_sleep(25) /* of whom goes away, {way} */"
+
+    async def is_gone() -> bool:
+        return not await running(sql)
+
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+        group.start_soon(wire.send, request("tools/call", execute(sql)))
+        await until(lambda: running(sql))
+        group.cancel_scope.cancel()
+    await until(is_gone, within=5)
