@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy soak attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
+.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-gate bench-memory bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy soak attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -60,6 +60,14 @@ bench-peers: .venv/.synced
 # How long an agent waits that calls for the first time.
 bench-start: .venv/.synced
 	@$(RUN)python -m benchmarks.first_call
+
+# What judging a statement costs, without a database.
+bench-gate: .venv/.synced
+	@$(RUN)python -m benchmarks.gate
+
+# A million calls and the server's memory: half an hour and more.
+bench-memory: .venv/.synced
+	@$(RUN)python -m benchmarks.memory
 
 # One call over HTTP beside the SDK's own cost; then five hundred MCP sessions at once, in about a minute.
 bench-http: .venv/.synced

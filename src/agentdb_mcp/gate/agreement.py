@@ -7,21 +7,25 @@ from collections.abc import Iterable, Sequence
 from agentdb_mcp.gate.tokens import Token
 
 _DEEPEST_WEIGHT = 14
+_WEIGHING = frozenset({"(", "[", ")", "]", "join", "on", "using"})
 
 
 def parser_steps(tokens: Iterable[Token]) -> int:
     """An upper guess of the work: it tries some brackets and joins both ways, twice as much a level."""
     steps = depth = joins = subscripts = 0
-    for token in tokens:
-        if token.text in ("(", "["):
-            depth += 1
-            subscripts += token.text == "["
-            steps += subscripts
-        elif token.text in (")", "]"):
-            depth -= 1
-        elif token.kind == "word" and token.text in ("join", "on", "using"):
-            joins = max(0, joins + (1 if token.text == "join" else -1))
-        steps += 1 << max(0, min(depth + joins - 1, _DEEPEST_WEIGHT))
+    each = 1
+    for kind, text, _, _ in tokens:
+        if text in _WEIGHING:
+            if text in ("(", "["):
+                depth += 1
+                subscripts += text == "["
+                steps += subscripts
+            elif text in (")", "]"):
+                depth -= 1
+            elif kind == "word":
+                joins = max(0, joins + (1 if text == "join" else -1))
+            each = 1 << max(0, min(depth + joins - 1, _DEEPEST_WEIGHT))
+        steps += each
     return steps
 
 
@@ -44,4 +48,4 @@ def _same_token(sql: str, mine: Token, start: int, end: int) -> bool:
         return (start, end) == (mine.start, mine.end)
     # Operators and $1 may be cut in pieces, words may not; a merged ORDER BY spans several of ours.
     begins = start == mine.start or (mine.kind == "other" and start > mine.start)
-    return begins and not {"'", '"'} & set(sql[start:end])
+    return begins and sql.find("'", start, end) < 0 and sql.find('"', start, end) < 0

@@ -209,7 +209,10 @@ def _read_tree(tree: exp.Expr, found: _Findings) -> None:
         found.doubt("the parser does not read it as a query")
     tables: dict[str, None] = {}
     defined: set[str] = set()
+    telling = (exp.Table, exp.CTE, exp.Into, exp.DML, exp.Lock, exp.Command, exp.DDL, exp.Drop, exp.Alter)
     for node in tree.walk():
+        if not isinstance(node, telling):  # most are not
+            continue
         if isinstance(node, exp.Table):
             # Of a function in FROM, a part is the call, and its name may be its first argument.
             tables[".".join(part.name for part in node.parts if isinstance(part, exp.Identifier))] = None
@@ -221,6 +224,6 @@ def _read_tree(tree: exp.Expr, found: _Findings) -> None:
             found.add(Kind.WRITE, f"{node.key.upper()} inside a query")
         elif isinstance(node, exp.Lock):
             found.add(Kind.WRITE, _LOCKING)
-        elif isinstance(node, (exp.Command, exp.DDL, exp.Drop, exp.Alter)):
+        else:
             found.doubt("the parser sees more than a query in it")
     found.objects = tuple(name for name in tables if name and name not in defined)
