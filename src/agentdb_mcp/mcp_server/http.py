@@ -119,7 +119,7 @@ class McpEndpoint:
 
         with self._held.used(principal, session_id):
             await self._manager.handle_request(scope, receive, note)
-        if session_id is not None and scope["method"] == "DELETE":
+        if scope["method"] == "DELETE" and session_id is not None and self._held.has(principal, session_id):
             self._held.ended(principal, session_id)
             self._plain.end(session_id)
 
