@@ -15,6 +15,8 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -79,7 +81,7 @@ class McpEndpoint:
             await self._post(call, body, scope, receive, send)
 
     async def _post(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER) if self._sessions else None
+        session_id = _session_of(scope) if self._sessions else None
         plain = self._read_plain(call.principal, session_id, scope, body)
         async with _until_gone(call, receive) as gone:
             if plain is None:
@@ -110,7 +112,7 @@ class McpEndpoint:
     async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Let the SDK answer, and keep to the number of sessions that one principal may have open."""
         principal = scope[_KEY].principal
-        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
+        session_id = _session_of(scope)
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
@@ -136,6 +138,13 @@ class McpEndpoint:
         self._plain.end(session_id)
         headers = [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())]
         await self._manager.handle_request({**scope, "method": "DELETE", "headers": headers}, _no_body, _nobody)
+
+
+def _session_of(scope: AsgiScope) -> str | None:
+    """The session that a request names; the SDK looks for none in the era of the protocol that has none."""
+    headers = Headers(scope=scope)
+    version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+    return headers.get(MCP_SESSION_ID_HEADER) if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS else None
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from serving import CANCELLED, LEGACY, Holder, HttpServer, Json, Wire, execute, request
+from serving import CANCELLED, LEGACY, MODERN, Holder, HttpServer, Json, Wire, execute, request
+
+from agentdb_mcp.mcp_server.http_sessions import MAX_SESSIONS
 
 if TYPE_CHECKING:
     import httpx
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 IN_JSON = ["stateless-json", "sessions-json"]
 THROUGH_THE_SDK: Json = {"_meta": {}}
+MODERN_ERA = {"MCP-Protocol-Version": MODERN}  # which has no sessions
 
 Running = Callable[[str], Awaitable[bool]]
 Until = Callable[..., Awaitable[None]]
@@ -138,7 +142,20 @@ async def test_nobody_else_ends_a_call(server: HttpServer, holder: Holder, runni
         cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4711}}
         assert (await stranger.send(cancelled)).status_code == 404
         assert (await stranger.delete()).status_code == 404
+        assert (await replace(wire, session=wire.session | MODERN_ERA).delete()).status_code == 405
     assert answers[0].json()["result"]["isError"] is False
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_a_session_that_was_not_ended_still_counts(server: HttpServer) -> None:
+    greedy = await server.holder()
+    async with greeted(server, greedy) as wire:
+        first = wire.session
+        assert (await replace(wire, session=first | MODERN_ERA).delete()).status_code == 405
+        for _ in range(MAX_SESSIONS):
+            await wire.initialize()
+        wire.session = first
+        assert (await wire.send(request("ping"))).status_code == 404
 
 
 @pytest.mark.parametrize("way", IN_JSON)
