@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -156,6 +157,48 @@ async def test_a_session_that_was_not_ended_still_counts(server: HttpServer) -> 
             await wire.initialize()
         wire.session = first
         assert (await wire.send(request("ping"))).status_code == 404
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_calls_of_the_same_id_all_end_with_their_session(
+    server: HttpServer, holder: Holder, running: Running, until: Until
+) -> None:
+    statements = [f"SELECT pg_sleep(25) /* twice the same id, {number} */" for number in range(2)]
+    answers: list[httpx.Response] = []
+
+    async def are_gone() -> bool:
+        return not any([await running(sql) for sql in statements])
+
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+
+        async def call(sql: str) -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
+
+        for sql in statements:
+            group.start_soon(call, sql)
+            await until(partial(running, sql))
+        assert (await wire.delete()).status_code == 200
+        await until(are_gone, within=5)
+    assert [answer.json()["error"]["code"] for answer in answers] == [CANCELLED] * 2
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_a_call_is_cancelled_however_its_message_is_written(
+    server: HttpServer, holder: Holder, running: Running, until: Until
+) -> None:
+    sql = "SELECT pg_sleep(25) /* cancelled by a client that escapes slashes */"
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4712}}
+    answers: list[httpx.Response] = []
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+
+        async def call() -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4712)))
+
+        group.start_soon(call)
+        await until(lambda: running(sql))
+        assert (await wire.send(json.dumps(message).replace("/", r"\/"))).status_code == 202
+        await until(lambda: bool(answers), within=5)
+    assert answers[0].json()["error"]["code"] == CANCELLED
 
 
 @pytest.mark.parametrize("way", IN_JSON)
