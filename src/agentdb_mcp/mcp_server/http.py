@@ -78,9 +78,9 @@ class McpEndpoint:
         if scope["method"] == "GET":
             await self._listen(scope, receive, send)
         elif (body := await _whole(receive)) is not None:
-            await self._post(call, body, scope, receive, send)
+            await self._reply(call, body, scope, receive, send)
 
-    async def _post(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    async def _reply(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
         session_id = _session_of(scope) if self._sessions else None
         plain = self._read_plain(call.principal, session_id, scope, body)
         async with _until_gone(call, receive) as gone:
@@ -91,6 +91,7 @@ class McpEndpoint:
                 await self._plain.answer(call, plain, session_id, scope, send)
 
     def _read_plain(self, principal: str, session_id: str | None, scope: AsgiScope, body: bytes) -> PlainCall | None:
+        """The plain call that a request is, if any; what its message cancels of those that run is ended at once."""
         if not self._in_json or scope["method"] != "POST":
             return None
         if self._sessions:
