@@ -189,7 +189,11 @@ def doctor(as_json: Json = False) -> None:
 def neon_emulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is a free one.")] = 0,
     pg: Annotated[
-        str | None, typer.Option(help="A superuser's postgresql:// URL; an embedded one unless given.")
+        str | None,
+        typer.Option(
+            help="A superuser's postgresql:// URL; an embedded one unless given. Others on the machine can read"
+            " arguments: one with a password belongs into AGENTDB_EMULATOR_PG."
+        ),
     ] = None,
     env_file: Annotated[Path | None, typer.Option(help="Write here what servers' AGENTDB_ENV_FILE needs.")] = None,
 ) -> None:
@@ -197,6 +201,8 @@ def neon_emulator(
     from agentdb_mcp.up import run_emulator
 
     settings = settings_of_run()
+    if pg is None and settings.emulator_pg is not None:
+        pg = settings.emulator_pg.reveal()
     anyio.run(run_emulator, port, pg, settings.pg_bin, env_file)
 
 

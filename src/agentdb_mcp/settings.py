@@ -76,6 +76,7 @@ class Settings:
     log_format: LogFormat = "text"
     log_level: str = "info"
     pg_bin: Path | None = None
+    emulator_pg: Secret | None = None
     otel_endpoint: str | None = None
     otel_headers: tuple[tuple[str, Secret], ...] = ()
     worker_listen: tuple[str, int] | None = None
@@ -84,7 +85,7 @@ class Settings:
     def secrets(self) -> list[Secret]:
         """Everything here that no log may show."""
         keys = (self.neon_connection_encryption_key, self.sim_encryption_key, self.service_key)
-        urls = (self.control_url, self.provider_url, self.agent_db_url, self.global_db_url)
+        urls = (self.control_url, self.provider_url, self.agent_db_url, self.global_db_url, self.emulator_pg)
         found = [secret for secret in (*keys, *urls) if secret is not None]
         found += [*self.encryption_keys, *(value for _, value in self.otel_headers)]
         return found + [organization.api_key for organization in self.neon]
@@ -127,6 +128,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_format=log_format,
         log_level=log_level,
         pg_bin=_path(env, "AGENTDB_PG_BIN"),
+        emulator_pg=_postgres_url(env, "AGENTDB_EMULATOR_PG"),
         otel_endpoint=_otel_endpoint(env),
         otel_headers=_otel_headers(env),
         worker_listen=_listen(env, "AGENTDB_WORKER_LISTEN"),

@@ -135,6 +135,12 @@ VARIABLES = (
     Variable("OTEL_SDK_DISABLED", None, "`true` or `false`", "`true` sends no traces"),
     Variable("AGENTDB_PG_BIN", "pg_bin", "path", "the programs of a Postgres to embed instead of the wheel's"),
     Variable(
+        "AGENTDB_EMULATOR_PG",
+        "emulator_pg",
+        "`postgresql://` URL",
+        "of `neon-emulator`: a superuser's, where it embeds none; `--pg` would show it to who lists processes",
+    ),
+    Variable(
         "AGENTDB_ENV_FILE",
         None,
         "path",

@@ -23,6 +23,7 @@ from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store.jobs import JobStore
 
 USER = "demo"
+_PG = "--pg (or AGENTDB_EMULATOR_PG)"
 # How long the explorer's link that `up` prints signs in, once.
 LINK_S = 3600
 WORKSPACES = {"research": "Research agent", "support": "Support agent"}
@@ -96,12 +97,12 @@ async def run_emulator(port: int, postgres_url: str | None, bin_dir: Path | None
             await until_asked()
 
     if postgres_url is not None:
-        if (url := plain_url(postgres_url, "--pg", None)) is None:
-            raise ConfigurationError("--pg is not a postgresql:// URL.")
+        if (url := plain_url(postgres_url, _PG, None)) is None:
+            raise ConfigurationError(f"{_PG} is not a postgresql:// URL.")
         try:
             await serve(url.reveal())
         except ClusterUnavailableError as error:
-            raise DatabaseUnavailable(f"The Postgres of --pg cannot be used ({error}).") from None
+            raise DatabaseUnavailable(f"The Postgres of {_PG} cannot be used ({error}).") from None
         return
     async with embedded_postgres(bin_dir=bin_dir) as postgres:
         await serve(postgres.uri().reveal())

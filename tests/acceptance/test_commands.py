@@ -6,10 +6,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
 import httpx
+import psutil
 import pytest
 
 from agentdb_mcp.local_stack import LocalStack
@@ -236,9 +238,10 @@ async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
 ) -> None:
     """The same cluster knows the same organization, projects and key; a file tells servers, and nobody else."""
     file = tmp_path / "neon.env"
-    arguments = ("neon-emulator", "--port", str(unused_port), "--pg", stack.postgres.uri().reveal())
-    arguments += ("--env-file", str(file))
-    async with start({}, *arguments) as emulator:
+    arguments = ("neon-emulator", "--port", str(unused_port), "--env-file", str(file))
+    password = urlsplit(stack.postgres.uri().reveal()).password
+    assert password
+    async with start({"AGENTDB_EMULATOR_PG": stack.postgres.uri().reveal()}, *arguments) as emulator:
         assert emulator.stdout is not None
         said = json.loads(await emulator.stdout.readline())
         assert f":{unused_port}/" in said["base_url"]
@@ -247,6 +250,8 @@ async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
         assert settings.neon_api_host == said["base_url"]
         assert [key.api_key.reveal() for key in settings.neon] == [said["api_key"]]
         assert file.stat().st_mode & 0o777 == 0o600
+        family = [process := psutil.Process(emulator.pid), *process.children(recursive=True)]
+        assert password not in str([each.cmdline() for each in family])
 
 
 @pytest.fixture

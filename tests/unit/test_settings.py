@@ -52,6 +52,7 @@ def test_the_process_environment_is_read_when_none_is_given(monkeypatch: pytest.
         ),
         ("AGENTDB_PROVIDER_URL", URL, "provider_url", Secret(URL)),
         ("AGENTDB_PROVIDER_URL", "", "provider_url", None),
+        ("AGENTDB_EMULATOR_PG", URL, "emulator_pg", Secret(URL)),
         ("AGENTDB_ENCRYPTION_KEYS", f" {KEY}, {OLDER}\n", "encryption_keys", (Secret(KEY), Secret(OLDER))),
         ("AGENTDB_ENCRYPTION_KEYS", f"{OLDER}\n{KEY},", "encryption_keys", (Secret(OLDER), Secret(KEY))),
         ("AGENTDB_ENCRYPTION_KEYS", " , ", "encryption_keys", ()),
