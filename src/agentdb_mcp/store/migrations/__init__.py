@@ -35,7 +35,7 @@ def all_migrations() -> list[Migration]:
 
 
 async def apply(connection: asyncpg.Connection) -> list[Migration]:
-    """Apply what is missing, all in one transaction; what was applied."""
+    """Apply what is missing, all in one transaction; what was applied. Steps of newer versions are no hindrance."""
     known = all_migrations()
     applied = await _applied(connection)
     if all(applied.get(migration.version) == migration.checksum for migration in known):
@@ -70,6 +70,11 @@ async def pending(connection: asyncpg.Connection) -> list[Migration]:
     """What `apply` would do."""
     applied = await _applied(connection)
     return [migration for migration in all_migrations() if migration.version not in applied]
+
+
+async def newer(connection: asyncpg.Connection) -> list[int]:
+    """Steps that a newer version of ours applied, by their numbers; `apply` goes on beside them."""
+    return sorted(set(await _applied(connection)) - {migration.version for migration in all_migrations()})
 
 
 async def _applied(connection: asyncpg.Connection) -> dict[int, str]:
