@@ -22,7 +22,7 @@ from scripts.release_check import WrongError, run
 from agentdb_mcp.local_stack import LocalStack
 
 # Seconds between two calls of one client, and acknowledged writes of each client that every stage lasts for.
-PAUSE_S, STAGE = 0.05, 15
+PAUSE_S, STAGE = 0.2, 15
 SLOW_S = 2
 WITHIN_S = 60.0
 METERED = "SELECT count(DISTINCT split_part(source, ' ', 1)) FROM db_usage_ledger WHERE source <> 'provider'"
