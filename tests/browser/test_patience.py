@@ -10,13 +10,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import WebSocket, expect
 from tests.browser.conftest import OpenPage
-from tests.browser.house import CHROMIUM, House, house
+from tests.browser.house import House, house
 
 
 @pytest.fixture(scope="module")
-def explorer() -> Iterator[House]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+def explorer(chromium: str) -> Iterator[House]:
     with house(patience_s=0.5) as made:
         yield made
 

@@ -11,7 +11,7 @@ import pytest
 from agentdb_mcp.bootstrap import Application, open_application
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import AgentDBError, InvalidArgument
-from agentdb_mcp.execution import Statement
+from agentdb_mcp.execution import Statement, wire
 from agentdb_mcp.models import Scope, Tenant
 from agentdb_mcp.services import Page
 from agentdb_mcp.settings import load_settings
@@ -148,6 +148,17 @@ async def test_what_goes_wrong_past_the_page_does_not_take_the_page(
     assert page.total is None
     assert page.held <= known - 20
     assert (await first(application, "SELECT 1")).result.rows == [[1]]
+
+
+async def test_reading_past_the_page_that_does_not_end_in_time_costs_the_session_and_not_the_page(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "READ_ON_GRACE_S", -wire.READ_ON_GRACE_S)  # ended before Postgres ends it
+    before = (await first(application, "SELECT pg_backend_pid()")).result.rows
+    page = await first(application, "SELECT i, pg_sleep(i / 30) IS NULL FROM generate_series(1, 99) AS i", max_rows=20)
+    assert len(page.result.rows) == 20
+    assert page.result.truncated
+    assert (await first(application, "SELECT pg_backend_pid()")).result.rows != before
 
 
 async def test_values_of_later_pages_are_those_of_the_first(application: Application) -> None:

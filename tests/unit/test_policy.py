@@ -164,6 +164,11 @@ def test_a_policy_cannot_be_changed() -> None:
         ("[limits]\ntimeout_s = 0", "limits.timeout_s must be more than 0.0 (got 0)"),
         ("[limits]\ntimeout_s = nan", "limits.timeout_s must be a finite number (got nan)"),
         ("[limits]\nmax_row = 1", "limits.max_row is not a known key (did you mean max_rows?)"),
+        ("[audit]\nkeep_day = 1", "audit.keep_day is not a known key (did you mean keep_days?)"),
+        (
+            "[limits]\nmax_per_database = 1",
+            "limits.max_per_database is not a known key (did you mean checkpoints.max_per_database?)",
+        ),
         ("[limits]\ntiers = 1", "limits.tiers is not a known key (did you mean tiers?)"),
         ("[limits]\npool_size = 41", "limits pool_size must not be larger than connection_limit"),
         ("[limits]\nmax_connections = 3", "limits pool_size must not be larger than max_connections"),

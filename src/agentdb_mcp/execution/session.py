@@ -220,7 +220,7 @@ async def _run_statement(
         catalog=catalog,
         sink=call.sink,
     )
-    in_transaction = connection.is_in_transaction() or connection.is_closed()
+    in_transaction = connection.is_closed() or connection.is_in_transaction()
     if result.command_tag in TRANSACTION_TAGS or not in_transaction:
         raise BrokenSession(
             StatementRefused(

@@ -15,6 +15,8 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -76,10 +78,10 @@ class McpEndpoint:
         if scope["method"] == "GET":
             await self._listen(scope, receive, send)
         elif (body := await _whole(receive)) is not None:
-            await self._post(call, body, scope, receive, send)
+            await self._reply(call, body, scope, receive, send)
 
-    async def _post(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER) if self._sessions else None
+    async def _reply(self, call: HttpCall, body: bytes, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        session_id = _session_of(scope) if self._sessions else None
         plain = self._read_plain(call.principal, session_id, scope, body)
         async with _until_gone(call, receive) as gone:
             if plain is None:
@@ -89,6 +91,7 @@ class McpEndpoint:
                 await self._plain.answer(call, plain, session_id, scope, send)
 
     def _read_plain(self, principal: str, session_id: str | None, scope: AsgiScope, body: bytes) -> PlainCall | None:
+        """The plain call that a request is, if any; what its message cancels of those that run is ended at once."""
         if not self._in_json or scope["method"] != "POST":
             return None
         if self._sessions:
@@ -110,7 +113,7 @@ class McpEndpoint:
     async def _answer(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Let the SDK answer, and keep to the number of sessions that one principal may have open."""
         principal = scope[_KEY].principal
-        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
+        session_id = _session_of(scope)
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
@@ -119,7 +122,7 @@ class McpEndpoint:
 
         with self._held.used(principal, session_id):
             await self._manager.handle_request(scope, receive, note)
-        if session_id is not None and scope["method"] == "DELETE":
+        if scope["method"] == "DELETE" and session_id is not None and self._held.has(principal, session_id):
             self._held.ended(principal, session_id)
             self._plain.end(session_id)
 
@@ -136,6 +139,13 @@ class McpEndpoint:
         self._plain.end(session_id)
         headers = [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())]
         await self._manager.handle_request({**scope, "method": "DELETE", "headers": headers}, _no_body, _nobody)
+
+
+def _session_of(scope: AsgiScope) -> str | None:
+    """The session that a request names; the SDK looks for none in the era of the protocol that has none."""
+    headers = Headers(scope=scope)
+    version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+    return headers.get(MCP_SESSION_ID_HEADER) if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS else None
 
 
 @contextmanager

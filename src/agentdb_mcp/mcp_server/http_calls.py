@@ -13,7 +13,7 @@ from agentdb_mcp.mcp_server.tools import Operations
 from agentdb_mcp.services.origin import Origin, acting_as
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class HttpCall:
     """One request of a tenant; `principal` is whose sessions are whose. `gone` cancels what runs for it, or will."""
 

@@ -30,8 +30,8 @@ class PlainCalls:
     """Of one endpoint."""
 
     fixed_scope: Scope | None
-    # By session, and the request's id there.
-    _running: dict[str, dict[str, HttpCall]] = field(default_factory=dict)
+    # By session, with the request's id there, which a client may have given to several.
+    _running: dict[str, dict[HttpCall, str]] = field(default_factory=dict)
 
     def read(self, scope: AsgiScope, body: bytes) -> PlainCall | None:
         """The call that a POST is, where its headers, too, leave nothing for the SDK to say."""
@@ -60,20 +60,21 @@ class PlainCalls:
 
     def cancel(self, session_id: str, body: bytes) -> None:
         """End what a message cancels, if it is one that does."""
-        if b"notifications/cancelled" not in body:
+        if (calls := self._running.get(session_id)) is None:
             return
         try:
             message = from_json(body)
         except ValueError:
             return
         match message:
-            case {"method": "notifications/cancelled", "params": {"requestId": identifier}}:
-                if (call := self._running.get(session_id, {}).get(str(identifier))) is not None:
-                    call.gone()
+            case {"method": "notifications/cancelled", "params": {"requestId": int() | str() as cancelled}}:
+                for call, identifier in calls.items():
+                    if identifier == str(cancelled):
+                        call.gone()
 
     def end(self, session_id: str) -> None:
         """The session has ended, and with it what runs there."""
-        for call in tuple(self._running.get(session_id, {}).values()):
+        for call in self._running.get(session_id, ()):
             call.gone()
 
     @contextmanager
@@ -81,16 +82,14 @@ class PlainCalls:
         if session_id is None:
             yield
             return
-        identifier = str(plain.identifier)
         calls = self._running.setdefault(session_id, {})
-        calls[identifier] = call
+        calls[call] = str(plain.identifier)
         try:
             yield
         finally:
-            if calls.get(identifier) is call:
-                del calls[identifier]
+            del calls[call]
             if not calls:
-                self._running.pop(session_id, None)
+                del self._running[session_id]
 
 
 def _answered_in_json(headers: Mapping[bytes, bytes]) -> bool:

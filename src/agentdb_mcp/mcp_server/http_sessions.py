@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_SESSIONS: Final = 100
-# A session lasts this long without use. Plain calls are answered past the SDK, which then hears of its use only when
-# it has answered nothing in it for so long; and so it is told to wait for both.
+# A session ends when nobody has used it for this long, or at most LIVELY_S longer: plain calls go past the SDK, which
+# hears of a session's use only once in LIVELY_S, and so is told to wait for both.
 IDLE_S: Final = 30 * 60
 LIVELY_S: Final = 10 * 60
 ENDED_S: Final = IDLE_S + LIVELY_S

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import anyio
 import anyio.to_thread
@@ -18,11 +18,26 @@ if TYPE_CHECKING:
 MOST_WAITING = 64
 
 
-async def serve_by_sdk(server: Server[Any], lines: Any = None, output: Any = None) -> None:  # noqa: ANN401
-    """Serve until the lines end: `lines` and `output`, of which the SDK uses little of a text file, or its own."""
+class Lines(Protocol):
+    """Of the text files that the SDK takes, what it uses to read."""
+
+    def __aiter__(self) -> AsyncIterator[str]: ...
+
+
+class Text(Protocol):
+    """And to write."""
+
+    async def write(self, text: str) -> None: ...
+
+    async def flush(self) -> None: ...
+
+
+async def serve_by_sdk(server: Server[Any], lines: Lines | None = None, output: Text | None = None) -> None:
+    """Serve until the lines end: these, or the process's own."""
     from mcp.server.stdio import stdio_server
 
-    async with stdio_server(lines, output) as (incoming, outgoing):
+    files = cast("tuple[anyio.AsyncFile[str] | None, anyio.AsyncFile[str] | None]", (lines, output))
+    async with stdio_server(*files) as (incoming, outgoing):
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 

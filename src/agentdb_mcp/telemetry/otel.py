@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -92,10 +92,11 @@ async def exporting(endpoint: str, headers: Mapping[str, str]) -> AsyncIterator[
     for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)  # every repetition would be a line
     resource = Resource.create({SERVICE_VERSION: __version__})
-    if resource.attributes.get(SERVICE_NAME, "").startswith("unknown_service"):  # type: ignore[union-attr]
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     exporter = OTLPSpanExporter(endpoint, headers=dict(headers) or None)
+    give_up: Callable[[], None] = exporter.shutdown
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
         with collecting(_Tracer(provider.get_tracer(SERVICE, __version__))):
@@ -107,7 +108,7 @@ async def exporting(endpoint: str, headers: Mapping[str, str]) -> AsyncIterator[
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(ending.join, FLUSH_S)
         if ending.is_alive():
-            exporter.shutdown()  # type: ignore[no-untyped-call]
+            give_up()
 
 
 def _continued(traceparent: str) -> Context | None:

@@ -6,11 +6,15 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from serving import CANCELLED, LEGACY, Holder, HttpServer, Json, Wire, execute, request
+from serving import CANCELLED, LEGACY, MODERN, Holder, HttpServer, Json, Wire, execute, request
+
+from agentdb_mcp.mcp_server.http_sessions import MAX_SESSIONS
 
 if TYPE_CHECKING:
     import httpx
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 IN_JSON = ["stateless-json", "sessions-json"]
 THROUGH_THE_SDK: Json = {"_meta": {}}
+MODERN_ERA = {"MCP-Protocol-Version": MODERN}  # which has no sessions
 
 Running = Callable[[str], Awaitable[bool]]
 Until = Callable[..., Awaitable[None]]
@@ -100,34 +105,99 @@ async def test_a_call_needs_its_session(server: HttpServer, holder: Holder) -> N
 
 
 @pytest.mark.parametrize("way", ["sessions-json"])
-async def test_only_its_own_token_cancels_a_call_and_the_end_of_its_session_does(
-    server: HttpServer, holder: Holder, running: Running, until: Until
-) -> None:
+async def test_a_call_ends_with_its_session(server: HttpServer, holder: Holder, running: Running, until: Until) -> None:
     sql = "SELECT pg_sleep(25) /* in a session that ends */"
     answers: list[httpx.Response] = []
 
     async def is_gone() -> bool:
         return not await running(sql)
 
-    async with (
-        greeted(server, holder) as wire,
-        server.wire(await server.holder()) as stranger,
-        anyio.create_task_group() as group,
-    ):
-        stranger.session = wire.session
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
 
         async def call() -> None:
             answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
 
         group.start_soon(call)
         await until(lambda: running(sql))
-        cancelled: dict[str, Any] = {"method": "notifications/cancelled", "params": {"requestId": 4711}}
-        assert (await stranger.send({"jsonrpc": "2.0"} | cancelled)).status_code == 404
-        assert (await stranger.delete()).status_code == 404
-        assert await running(sql)
-        assert not answers
         assert (await wire.delete()).status_code == 200
         await until(is_gone, within=5)
+    assert answers[0].json()["error"]["code"] == CANCELLED
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_nobody_else_ends_a_call(server: HttpServer, holder: Holder, running: Running, until: Until) -> None:
+    sql = "SELECT pg_sleep(2) /* in a session that goes on */"
+    answers: list[httpx.Response] = []
+    async with (
+        greeted(server, holder) as wire,
+        server.wire(await server.holder()) as stranger,
+        anyio.create_task_group() as group,
+    ):
+
+        async def call() -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
+
+        group.start_soon(call)
+        await until(lambda: running(sql))
+        stranger.session = wire.session
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4711}}
+        assert (await stranger.send(cancelled)).status_code == 404
+        assert (await stranger.delete()).status_code == 404
+        assert (await replace(wire, session=wire.session | MODERN_ERA).delete()).status_code == 405
+    assert answers[0].json()["result"]["isError"] is False
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_a_session_that_was_not_ended_still_counts(server: HttpServer) -> None:
+    greedy = await server.holder()
+    async with greeted(server, greedy) as wire:
+        first = wire.session
+        assert (await replace(wire, session=first | MODERN_ERA).delete()).status_code == 405
+        for _ in range(MAX_SESSIONS):
+            await wire.initialize()
+        wire.session = first
+        assert (await wire.send(request("ping"))).status_code == 404
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_calls_of_the_same_id_all_end_with_their_session(
+    server: HttpServer, holder: Holder, running: Running, until: Until
+) -> None:
+    statements = [f"SELECT pg_sleep(25) /* twice the same id, {number} */" for number in range(2)]
+    answers: list[httpx.Response] = []
+
+    async def are_gone() -> bool:
+        return not any([await running(sql) for sql in statements])
+
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+
+        async def call(sql: str) -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
+
+        for sql in statements:
+            group.start_soon(call, sql)
+            await until(partial(running, sql))
+        assert (await wire.delete()).status_code == 200
+        await until(are_gone, within=5)
+    assert [answer.json()["error"]["code"] for answer in answers] == [CANCELLED] * 2
+
+
+@pytest.mark.parametrize("way", ["sessions-json"])
+async def test_a_call_is_cancelled_however_its_message_is_written(
+    server: HttpServer, holder: Holder, running: Running, until: Until
+) -> None:
+    sql = "SELECT pg_sleep(25) /* cancelled by a client that escapes slashes */"
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4712}}
+    answers: list[httpx.Response] = []
+    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+
+        async def call() -> None:
+            answers.append(await wire.send(request("tools/call", execute(sql), request_id=4712)))
+
+        group.start_soon(call)
+        await until(lambda: running(sql))
+        assert (await wire.send(json.dumps(message).replace("/", r"\/"))).status_code == 202
+        await until(lambda: bool(answers), within=5)
     assert answers[0].json()["error"]["code"] == CANCELLED
 
 
