@@ -166,9 +166,10 @@ bench-explorer: .venv/.synced
 release-check: .venv/.synced
 	@$(RUN)python scripts/release_check.py --uv $(UV)
 
-# The version of a git ref, FROM, replaced by this one while clients call both: two minutes.
+# The version of a git ref, FROM, replaced by this one while clients call both: two minutes. KEEP names a new folder for
+# the logs.
 upgrade-check: .venv/.synced
-	@$(RUN)python -m scripts.upgrade_check --uv $(UV) --from $(FROM)
+	@$(RUN)python -m scripts.upgrade_check --uv $(UV) --from $(FROM) $(if $(KEEP),--keep $(KEEP))
 
 # The Dockerfile's steps in a folder of this machine, and compose.yaml's commands as processes: no container engine.
 container: .venv/.synced

@@ -157,7 +157,8 @@ def main() -> None:
             programs = {name: installed(name, given.uv, trees[name], folders[name]) for name in folders}
             anyio.run(upgrade, programs, folder)
         except* (WrongError, OSError, RuntimeError, subprocess.TimeoutExpired) as errors:
-            sys.exit("\n".join([f"NOT to be upgraded from {given.ref}:", *why(errors)]))
+            hint = [] if given.keep else ["--keep FOLDER (KEEP=FOLDER of make) keeps the logs."]
+            sys.exit("\n".join([f"NOT to be upgraded from {given.ref}:", *why(errors), *hint]))
     print(f"To be upgraded from {given.ref}, as far as this looks.")
 
 
