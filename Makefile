@@ -8,7 +8,7 @@ RUN := .venv/bin/
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON_PREFERENCE := only-system
 
-.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-gate bench-memory bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy soak attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check container clean
+.PHONY: demo up test lint docs bench profile bench-peers bench-start bench-gate bench-memory bench-http bench-neighbours bench-provisioning bench-sync bench-budget bench-tenants bench-copy soak attacks faults money neon-clients mcp-clients conformance fuzz rest-fuzz regression browser browser-long screenshots bench-explorer release-check upgrade-check container clean
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --locked --all-extras --quiet --python $(PYTHON)
@@ -165,6 +165,11 @@ bench-explorer: .venv/.synced
 # What would be published: contents, the version, the changelog, and `demo` from the wheel in a clean environment.
 release-check: .venv/.synced
 	@$(RUN)python scripts/release_check.py --uv $(UV)
+
+# The version of a git ref, FROM, replaced by this one while clients call both: two minutes. KEEP names a new folder for
+# the logs.
+upgrade-check: .venv/.synced
+	@$(RUN)python -m scripts.upgrade_check --uv $(UV) --from $(FROM) $(if $(KEEP),--keep $(KEEP))
 
 # The Dockerfile's steps in a folder of this machine, and compose.yaml's commands as processes: no container engine.
 container: .venv/.synced

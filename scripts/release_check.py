@@ -133,9 +133,9 @@ def the_only(folder: Path, pattern: str) -> Path:
     return found
 
 
-def build(uv: str, folder: Path) -> tuple[Path, Path]:
-    """Wheel and sdist, both from the repository."""
-    run([uv, "build", "--quiet", "--python", sys.executable, "--sdist", "--wheel", "--out-dir", folder])
+def build(uv: str, folder: Path, tree: Path = ROOT) -> tuple[Path, Path]:
+    """Wheel and sdist, both from the repository or another tree of it."""
+    run([uv, "build", "--quiet", "--python", sys.executable, "--sdist", "--wheel", "--out-dir", folder], tree)
     return the_only(folder, "*.whl"), the_only(folder, "*.tar.gz")
 
 
@@ -149,11 +149,11 @@ def build_again(uv: str, sdist: Path, folder: Path) -> Path:
     return the_only(folder, "*.whl")
 
 
-def install(uv: str, wheel: Path, folder: Path) -> Path:
-    """A clean environment with the wheel and the locked versions of what it needs; its folder of programs."""
+def install(uv: str, wheel: Path, folder: Path, tree: Path = ROOT) -> Path:
+    """A clean environment with the wheel and the tree's locked versions of what it needs; its folder of programs."""
     wanted, made = folder / "requirements.txt", folder / "environment"
     export = [uv, "export", "--quiet", "--locked", "--no-dev", "--all-extras", "--no-emit-project"]
-    run([*export, "--output-file", wanted])
+    run([*export, "--output-file", wanted], tree)
     run([uv, "venv", "--quiet", "--python", sys.executable, made])
     programs = made / "bin"
     pip = [uv, "pip", "install", "--quiet", "--python", programs / "python"]
@@ -205,11 +205,15 @@ def check(uv: str, folder: Path) -> None:
     print("\n".join(f"      {line}" for line in told.splitlines()[-4:]))
 
 
+def program(given: str) -> str:
+    """The path of a program, from the repository on, or its plain name."""
+    return str((ROOT / given).absolute()) if "/" in given else given
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--uv", default="uv")
+    parser.add_argument("--uv", type=program, default="uv")
     uv = parser.parse_args().uv
-    uv = str((ROOT / uv).absolute()) if "/" in uv else uv
     with tempfile.TemporaryDirectory(prefix="agentdb-release-") as name:
         # Postgres gives up root's rights where it has them, and has to reach the programs in here.
         Path(name).chmod(0o755)

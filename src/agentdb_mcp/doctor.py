@@ -68,7 +68,7 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
         return
     try:
         async with application.with_control.control.connection() as connection:
-            pending = await migrations.pending(connection)
+            pending, newer = await migrations.pending(connection), await migrations.newer(connection)
     except AgentDBError as error:
         yield Finding("control database", False, error.message, "Check AGENTDB_CONTROL_URL and that it is running.")
         return
@@ -76,7 +76,15 @@ async def _control(application: Application) -> AsyncIterator[Finding]:
     if pending:
         yield Finding("migrations", False, f"{len(pending)} to apply", "Run `agentdb-mcp migrate`.")
         return
-    yield Finding("migrations", True, "up to date")
+    if newer:
+        yield Finding(
+            "migrations",
+            None,
+            f"the control database is newer than this version: it has step {newer[-1]:04}",
+            "Fine while versions are being replaced; after that, run the newest everywhere.",
+        )
+    else:
+        yield Finding("migrations", True, "up to date")
     if application.settings.encryption_keys:
         yield await _stored(application)
     yield await _sim_variables(application)

@@ -53,6 +53,8 @@ OURS = {
     "workspace_database",
 }
 
+STEPS = migrations.all_migrations()
+
 DATABASE_COLUMNS = {
     "id": "text",
     "user_id": "text",
@@ -269,6 +271,59 @@ async def others_connected(connection: asyncpg.Connection) -> int:
                 break
             await anyio.sleep(0.02)
     return count
+
+
+WAITS = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER%' AND datname = current_database()
+"""
+
+
+async def test_a_table_in_use_is_tried_again_and_not_kept_from_others(
+    connection: asyncpg.Connection, empty_database: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup reads it, say. What waits for the backup's end would have everybody else wait as well."""
+    monkeypatch.setattr(migrations, "PAUSES_S", [0.05] * 200)
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr(migrations, "all_migrations", lambda: STEPS)
+    await migrations.apply(connection)
+    step = migrations.Migration(len(STEPS) + 1, "next", "ALTER TABLE workspace_database ADD COLUMN next integer")
+    monkeypatch.setattr(migrations, "all_migrations", lambda: [*STEPS, step])
+    backup, other = [await asyncpg.connect(empty_database.reveal()) for _ in range(2)]
+    applied: list[migrations.Migration] = []
+
+    async def run() -> None:
+        applied.extend(await migrations.apply(connection))
+
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as group, backup.transaction():
+            await backup.execute("LOCK TABLE workspace_database IN ACCESS SHARE MODE")
+            group.start_soon(run)
+            while not await other.fetchval(WAITS):
+                await anyio.sleep(0.01)
+            assert await other.fetchval("SELECT count(*) FROM workspace_database") == 0
+            assert applied == []
+    assert applied == [step]
+    for each in (backup, other):
+        await each.close()
+
+
+async def test_a_table_that_stays_in_use_is_told_and_nothing_is_changed(
+    connection: asyncpg.Connection, empty_database: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 20)
+    await connection.execute(SIM_TABLES)
+    backup = await asyncpg.connect(empty_database.reveal())
+    async with backup.transaction():
+        await backup.execute('LOCK TABLE "user" IN ACCESS EXCLUSIVE MODE')
+        with anyio.fail_after(15), pytest.raises(DatabaseUnavailable, match="in use") as refused:
+            await migrations.apply(connection)
+    await backup.close()
+    assert refused.value.retryable
+    assert "migrate" in (refused.value.hint or "")
+    assert not OURS & await tables(connection)
+    assert await migrations.apply(connection) == STEPS
 
 
 async def test_a_failure_half_way_leaves_nothing_behind(connection: asyncpg.Connection) -> None:

@@ -26,35 +26,13 @@ from agentdb_mcp.local_stack import LocalStack, local_stack
 from agentdb_mcp.models import DatabaseStatus, Scope, Secret, Tenant
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store import migrations
+from definitions import Definitions, all_definitions
 
 SHAPES = Path(__file__).parents[1] / "sim_tables.sql"
 GUIDE = Path(__file__).parents[2] / "docs" / "sim.md"
 CHECKOUT = os.environ.get("AGENTDB_SIM_CHECKOUT")
 SIM_KEY = "5e" * 32
 needs_checkout = pytest.mark.skipif(CHECKOUT is None, reason="AGENTDB_SIM_CHECKOUT names no checkout of Sim Studio")
-
-COLUMNS = """
-    SELECT table_name, column_name, data_type, udt_name, is_nullable, column_default, is_generated
-      FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, ordinal_position
-"""
-CONSTRAINTS = """
-    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
-     WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
-"""
-INDEXES = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2"
-TRIGGERS = """
-    SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2
-"""
-TABLES = """
-    SELECT relname, relkind, relrowsecurity, reloptions::text, relacl::text, obj_description(oid), relowner
-      FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S') ORDER BY 1
-"""
-OTHER = """
-    SELECT 'type', typname, typtype::text FROM pg_type
-     WHERE typnamespace = 'public'::regnamespace AND typtype IN ('e', 'd')
-    UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-    UNION ALL SELECT 'extension', extname, extversion FROM pg_extension ORDER BY 1, 2, 3
-"""
 OURS = ("agentdb_", "db_audit_", "db_usage_ledger", "user_db_budget", "user_global_database", "workspace_database")
 
 
@@ -115,14 +93,12 @@ async def application(
         yield application
 
 
-async def definitions(connection: asyncpg.Connection) -> dict[str, list[tuple[object, ...]]]:
+async def definitions(connection: asyncpg.Connection) -> Definitions:
     """All that is not ours."""
-    queries = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES, "triggers": TRIGGERS}
-    found = {}
-    for name, query in (queries | {"tables": TABLES, "other": OTHER}).items():
-        rows = [tuple(row) for row in await connection.fetch(query)]
-        found[name] = [row for row in rows if not str(row[1 if name == "other" else 0]).startswith(OURS)]
-    return found
+    return {
+        name: [row for row in rows if not str(row[1 if name == "other" else 0]).startswith(OURS)]
+        for name, rows in (await all_definitions(connection)).items()
+    }
 
 
 async def sign_up(connection: asyncpg.Connection, *user_ids: str) -> None:

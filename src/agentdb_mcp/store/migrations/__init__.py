@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
+import anyio
 import asyncpg
 
-from agentdb_mcp.errors import ConfigurationError
+from agentdb_mcp.errors import ConfigurationError, DatabaseUnavailable
 
 # Serializes migrations of one control database.
 LOCK = 0x61676E7464626D67
+# Whoever waits to change a table keeps running servers from it: rather give up soon, and try again.
+LOCK_TIMEOUT_MS = 500
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,32 @@ def all_migrations() -> list[Migration]:
 
 
 async def apply(connection: asyncpg.Connection) -> list[Migration]:
-    """Apply what is missing, all in one transaction; what was applied."""
+    """Apply what is missing, all in one transaction; what was applied. Steps of newer versions are no hindrance.
+
+    Raises DatabaseUnavailable where a table stays in use for too long, with nothing changed.
+    """
     known = all_migrations()
     applied = await _applied(connection)
     if all(applied.get(migration.version) == migration.checksum for migration in known):
         return []
+    for pause in PAUSES_S:
+        with suppress(asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            return await _apply(connection, known)
+        await anyio.sleep(pause)
+    try:
+        return await _apply(connection, known)
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+        raise DatabaseUnavailable(
+            "A table of the control database was in use for too long to be changed; nothing was.",
+            retryable=True,
+            hint="Run `agentdb-mcp migrate` again when backups and long transactions there are over.",
+        ) from None
+
+
+async def _apply(connection: asyncpg.Connection, known: list[Migration]) -> list[Migration]:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS agentdb_migration ("
             " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
@@ -70,6 +94,11 @@ async def pending(connection: asyncpg.Connection) -> list[Migration]:
     """What `apply` would do."""
     applied = await _applied(connection)
     return [migration for migration in all_migrations() if migration.version not in applied]
+
+
+async def newer(connection: asyncpg.Connection) -> list[int]:
+    """Steps that a newer version of ours applied, by their numbers; `apply` goes on beside them."""
+    return sorted(set(await _applied(connection)) - {migration.version for migration in all_migrations()})
 
 
 async def _applied(connection: asyncpg.Connection) -> dict[int, str]:
