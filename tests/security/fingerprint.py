@@ -58,5 +58,5 @@ async def _digests(
         f" FROM ONLY {source['name']} WHERE {source['lasting']}"
         for number, (source, text) in enumerate(zip(sources, texts, strict=True))
     )
-    found = await inside.fetch(" UNION ALL ".join(each))
+    found = await inside.fetch(" UNION ALL ".join(each) + " ORDER BY 1")  # workers give them in any order
     return [(sources[number]["name"], *digest) for number, *digest in found]
