@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from agentdb_mcp.errors import DatabaseUnavailable
-from agentdb_mcp.execution.errors import connection_error
+from agentdb_mcp.execution.errors import CONNECTION_ERRORS, connection_error
 
 QUOTA = "Your account or project has exceeded the compute time quota. Upgrade your plan to increase limits."
 
@@ -23,3 +23,11 @@ def test_a_refusal_of_the_proxy_makes_the_database_unavailable(answer: str, said
     error = connection_error(asyncpg.InternalServerError(answer))
     assert isinstance(error, DatabaseUnavailable)
     assert (error.message, error.retryable) == (said, retryable)
+
+
+@pytest.mark.parametrize("kind", CONNECTION_ERRORS)
+def test_a_connection_that_cannot_be_made_or_is_gone_is_worth_another_try(kind: type[Exception]) -> None:
+    error = connection_error(kind("because"))
+    assert isinstance(error, DatabaseUnavailable)
+    assert error.retryable
+    assert error.hint

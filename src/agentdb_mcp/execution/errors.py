@@ -129,7 +129,13 @@ def _login_error(error: BaseException) -> AgentDBError:
             return DatabaseUnavailable("The database did not answer in time.", hint="Run it again.", retryable=True)
         case asyncpg.InsufficientPrivilegeError():
             return NotAllowed("The database does not let this login in.")
-        case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
+        case (
+            OSError()
+            | asyncpg.PostgresConnectionError()
+            | asyncpg.CannotConnectNowError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+        ):
             return DatabaseUnavailable("The database cannot be reached.", hint="Run it again later.", retryable=True)
         case ValueError() | IndexError():
             return DatabaseUnavailable(
