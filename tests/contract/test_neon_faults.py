@@ -272,11 +272,11 @@ async def test_a_project_without_a_database_is_an_error_of_ours() -> None:
 async def test_names_at_neon_are_opaque_and_never_the_same() -> None:
     script = Script(ok(CREATED, 201))
     async with provider_on(script) as provider:
-        await provider.create("agent-workspace-of-ada")
-        await provider.create("agent-workspace-of-ada")
+        await provider.create("agent-workspace-of-grace")
+        await provider.create("agent-workspace-of-grace")
     branches = [json.loads(request.content)["project"]["branch"] for request in script.requests]
     assert branches[0].keys() == {"database_name", "role_name"}
-    assert "ada" not in json.dumps(branches)
+    assert "grace" not in json.dumps(branches)
     assert branches[0] != branches[1]
 
 
