@@ -65,7 +65,7 @@ bench-start: .venv/.synced
 bench-gate: .venv/.synced
 	@$(RUN)python -m benchmarks.gate
 
-# A million calls and the server's memory: half an hour and more.
+# A million calls and the server's memory: the better part of an hour.
 bench-memory: .venv/.synced
 	@$(RUN)python -m benchmarks.memory
 

@@ -1,7 +1,7 @@
 """Does `serve` grow? A million calls over stdio, 32 at once, and the process's memory after each tenth.
 
-`make bench-memory` (half an hour and more; `CALLS=100000` for less). Most texts are new to the server, so that what it
-remembers is used up again and again. Ends with 1 where the second half adds more than five megabytes.
+`make bench-memory` takes most of an hour, with `CALLS=100000` less. Most texts are new to the server, so that
+what it remembers is used up again and again. Ends with 1 where the second half adds more than five megabytes.
 """
 
 from __future__ import annotations

@@ -43,24 +43,23 @@ def _tools() -> Iterator[str]:
         schema = input_schema(tool.arguments, limits, with_database=False)
         needed = schema.get("required", [])
         rows = [
-            f"| `{name}` | {_type(part, schema)} | {_default(name, part, needed)} | {part.get('description', '')} |"
+            f"| `{name}` | {_type(part)} | {_default(name, part, needed)} | {part.get('description', '')} |"
             for name, part in schema["properties"].items()
         ]
         if rows:
             yield "\n".join(["| argument | type | default | |", "|---|---|---|---|", *rows, ""])
 
 
-def _type(part: dict[str, Any], schema: dict[str, Any]) -> str:
+def _type(part: dict[str, Any]) -> str:
     if "enum" in part:
         return " \\| ".join(f"`{value}`" for value in part["enum"])
     if "anyOf" in part:
-        return " or ".join(dict.fromkeys(_type(each, schema) for each in part["anyOf"] if each != {"type": "null"}))
-    if "$ref" in part:
-        inner = schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
-        names = [name + ("" if name in inner.get("required", []) else "?") for name in inner["properties"]]
+        return " or ".join(dict.fromkeys(_type(each) for each in part["anyOf"] if each != {"type": "null"}))
+    if "properties" in part:
+        names = [name + ("" if name in part.get("required", []) else "?") for name in part["properties"]]
         return "{" + ", ".join(names) + "}"
     if part.get("type") == "array" and part.get("items"):
-        return f"list of {_type(part['items'], schema)}"
+        return f"list of {_type(part['items'])}"
     bounds = [f"{word} {part[key]:,}" for key, word in (("minimum", "≥"), ("maximum", "≤")) if key in part]
     return " ".join([str(part.get("type", "any value")), *bounds])
 

@@ -146,7 +146,7 @@ async def judge(
     seconds: float,
     report: Report,
 ) -> None:
-    checks.check_answers(figures, KINDS, report)
+    checks.check_answers(running, figures, KINDS, report)
     await checks.check_writes(running, agents, report)
     await checks.check_orphans(running, report)
     await metering.check_metering(running, agents, report)

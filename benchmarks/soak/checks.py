@@ -23,7 +23,10 @@ EMULATOR_DATABASE = "neon_emulator"
 NOT_OURS = f"^(postgres|template[01]|{CONTROL_DATABASE}|{EMULATOR_DATABASE}|{EMULATOR_DATABASE}_template_.*)$"
 
 
-def check_answers(figures: Figures, expected: Iterable[str], report: Report) -> None:
+def check_answers(house: House, figures: Figures, expected: Iterable[str], report: Report) -> None:
+    for what, answer in figures.unknown:
+        if not any(answer.sent <= end and answer.received >= begin for _, begin, end in house.cluster.outages):
+            figures.wrong(f"{what}: {answer.code}: {answer.said}")
     wrong = figures.mistakes.total()
     report.check("answers that are wrong, or errors that nobody should get", wrong, "0", wrong == 0)
     report.details += [f"{count} × {what}" for what, count in figures.mistakes.most_common(20)]

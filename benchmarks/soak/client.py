@@ -23,7 +23,7 @@ META = {
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 LOST = "lost"
-# What a call is told whose connection ended in its COMMIT, and nobody could know better.
+# What a call is told whose connection ended in its COMMIT: right while Postgres is restarted, and at no other time.
 UNKNOWN = "it may have taken effect or not"
 TIMEOUT_S = 60
 # What gives access to a database, whosever it is.
@@ -77,13 +77,16 @@ class Figures:
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     mistakes: Counter[str] = field(default_factory=Counter)
+    unknown: list[tuple[str, Answer]] = field(default_factory=list)
     calls: int = 0
 
     def note(self, what: str, answer: Answer, *expected: str) -> None:
         """`expected` are codes of errors that are right here."""
         self.calls += 1
         self.outcomes[what, answer.code or "ok"] += 1
-        if not (answer.ok or answer.retryable or answer.code in expected or UNKNOWN in answer.said):
+        if UNKNOWN in answer.said:
+            self.unknown.append((what, answer))
+        elif not (answer.ok or answer.retryable or answer.code in expected):
             self.mistakes[f"{what}: {answer.code}: {answer.said[:200]}"] += 1
 
     def wrong(self, what: str) -> None:

@@ -165,3 +165,4 @@ async def test_a_wrong_prompt_is_an_error_that_says_what(
 async def test_the_list_of_tools_stays_short_enough_for_a_context(agent: Serve) -> None:
     listed = (await agent.request("tools/list"))["result"]
     assert len(json.dumps(listed, separators=(",", ":"))) < 20_000
+    assert "$ref" not in json.dumps(listed), "a part that is not in its place"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mcp.server.streamable_http import REQUEST_CANCELLED
 from pydantic_core import from_json
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send
@@ -19,6 +18,7 @@ from agentdb_mcp.mcp_server.calling import run_tool
 from agentdb_mcp.mcp_server.encoding import to_json
 from agentdb_mcp.mcp_server.http_calls import HttpCall, running
 from agentdb_mcp.mcp_server.plain import VERSIONS, PlainCall, answer_to, plain_call
+from agentdb_mcp.mcp_server.server import REQUEST_CANCELLED
 from agentdb_mcp.models import Scope
 
 _JSON = b"application/json"

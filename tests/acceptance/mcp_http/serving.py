@@ -96,6 +96,13 @@ class HttpServer:
             yield client
 
     @asynccontextmanager
+    async def greeted(self, holder: Holder, path: str = "/mcp") -> AsyncIterator[Wire]:
+        """A wire with its greeting behind it, and its session, if the server keeps any."""
+        async with self.wire(holder, path) as wire:
+            assert (await wire.initialize()).status_code == 200
+            yield wire
+
+    @asynccontextmanager
     async def wire(self, holder: Holder | None, path: str = "/mcp") -> AsyncIterator[Wire]:
         """A client that sends what it is told to."""
         headers = ACCEPT | (holder.authorization if holder else {})

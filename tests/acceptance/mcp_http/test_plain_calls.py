@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from serving import CANCELLED, LEGACY, MODERN, Holder, HttpServer, Json, Wire, execute, request
+from serving import CANCELLED, LEGACY, MODERN, Holder, HttpServer, Json, execute, request
 
 from agentdb_mcp.mcp_server.http_sessions import MAX_SESSIONS
 
@@ -31,13 +30,6 @@ Until = Callable[..., Awaitable[None]]
 @pytest.fixture
 async def server(shared: Shared, way: str) -> HttpServer:
     return await shared(way)
-
-
-@asynccontextmanager
-async def greeted(server: HttpServer, holder: Holder, path: str = "/mcp") -> AsyncIterator[Wire]:
-    async with server.wire(holder, path) as wire:
-        assert (await wire.initialize()).status_code == 200
-        yield wire
 
 
 def without_chance(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
@@ -68,7 +60,7 @@ def without_chance(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
 async def test_a_plain_call_gets_what_the_sdk_answers(
     server: HttpServer, holder: Holder, path: str, params: Json
 ) -> None:
-    async with greeted(server, holder, path) as wire:
+    async with server.greeted(holder, path) as wire:
         for _ in range(2):  # of which the first may make and wake a database
             plain = await wire.send(request("tools/call", params))
         through = await wire.send(request("tools/call", params | THROUGH_THE_SDK))
@@ -84,7 +76,7 @@ async def test_a_plain_call_gets_what_the_sdk_answers(
 async def test_what_the_sdk_refuses_by_its_headers_is_refused(
     server: HttpServer, holder: Holder, headers: dict[str, str]
 ) -> None:
-    async with greeted(server, holder) as wire:
+    async with server.greeted(holder) as wire:
         answer = await wire.send(request("tools/call", execute("SELECT 1")), **headers)
     assert 400 <= answer.status_code < 500
     assert '"result"' not in answer.text
@@ -93,7 +85,7 @@ async def test_what_the_sdk_refuses_by_its_headers_is_refused(
 @pytest.mark.parametrize("way", ["sessions-json"])
 async def test_a_call_needs_its_session(server: HttpServer, holder: Holder) -> None:
     call = request("tools/call", execute("SELECT 1"))
-    async with greeted(server, holder) as wire, server.wire(await server.holder()) as stranger:
+    async with server.greeted(holder) as wire, server.wire(await server.holder()) as stranger:
         assert (await wire.send(call)).status_code == 200
         kept, wire.session = wire.session, {"MCP-Protocol-Version": LEGACY}
         assert (await wire.send(call)).status_code == 400
@@ -112,7 +104,7 @@ async def test_a_call_ends_with_its_session(server: HttpServer, holder: Holder, 
     async def is_gone() -> bool:
         return not await running(sql)
 
-    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+    async with server.greeted(holder) as wire, anyio.create_task_group() as group:
 
         async def call() -> None:
             answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
@@ -129,7 +121,7 @@ async def test_nobody_else_ends_a_call(server: HttpServer, holder: Holder, runni
     sql = "SELECT pg_sleep(2) /* in a session that goes on */"
     answers: list[httpx.Response] = []
     async with (
-        greeted(server, holder) as wire,
+        server.greeted(holder) as wire,
         server.wire(await server.holder()) as stranger,
         anyio.create_task_group() as group,
     ):
@@ -150,7 +142,7 @@ async def test_nobody_else_ends_a_call(server: HttpServer, holder: Holder, runni
 @pytest.mark.parametrize("way", ["sessions-json"])
 async def test_a_session_that_was_not_ended_still_counts(server: HttpServer) -> None:
     greedy = await server.holder()
-    async with greeted(server, greedy) as wire:
+    async with server.greeted(greedy) as wire:
         first = wire.session
         assert (await replace(wire, session=first | MODERN_ERA).delete()).status_code == 405
         for _ in range(MAX_SESSIONS):
@@ -169,7 +161,7 @@ async def test_calls_of_the_same_id_all_end_with_their_session(
     async def are_gone() -> bool:
         return not any([await running(sql) for sql in statements])
 
-    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+    async with server.greeted(holder) as wire, anyio.create_task_group() as group:
 
         async def call(sql: str) -> None:
             answers.append(await wire.send(request("tools/call", execute(sql), request_id=4711)))
@@ -189,7 +181,7 @@ async def test_a_call_is_cancelled_however_its_message_is_written(
     sql = "SELECT pg_sleep(25) /* cancelled by a client that escapes slashes */"
     message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4712}}
     answers: list[httpx.Response] = []
-    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+    async with server.greeted(holder) as wire, anyio.create_task_group() as group:
 
         async def call() -> None:
             answers.append(await wire.send(request("tools/call", execute(sql), request_id=4712)))
@@ -210,7 +202,7 @@ async def test_a_client_that_goes_away_ends_its_plain_call(
     async def is_gone() -> bool:
         return not await running(sql)
 
-    async with greeted(server, holder) as wire, anyio.create_task_group() as group:
+    async with server.greeted(holder) as wire, anyio.create_task_group() as group:
         group.start_soon(wire.send, request("tools/call", execute(sql)))
         await until(lambda: running(sql))
         group.cancel_scope.cancel()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from serving import CANCELLED, SESSIONS, Holder, HttpServer, Wire, execute, message_of, request
+from serving import CANCELLED, SESSIONS, Holder, HttpServer, execute, message_of, request
 
 if TYPE_CHECKING:
     from tests.acceptance.mcp_http.conftest import Shared
@@ -24,15 +24,8 @@ async def server(shared: Shared, way: str) -> HttpServer:
     return await shared(way)
 
 
-@asynccontextmanager
-async def session(server: HttpServer, holder: Holder, path: str = "/mcp") -> AsyncIterator[Wire]:
-    async with server.wire(holder, path) as wire:
-        assert (await wire.initialize()).status_code == 200
-        yield wire
-
-
 async def test_a_session_ends_by_delete(server: HttpServer, holder: Holder) -> None:
-    async with session(server, holder) as wire:
+    async with server.greeted(holder) as wire:
         assert (await wire.send(request("ping"))).status_code == 200
         assert (await wire.delete()).status_code == 200
         assert (await wire.send(request("ping"))).status_code == 404
@@ -42,7 +35,7 @@ async def test_a_session_ends_by_delete(server: HttpServer, holder: Holder) -> N
 async def test_a_session_of_another_token_is_as_if_it_did_not_exist(server: HttpServer, holder: Holder) -> None:
     of_same_user = await server.token(holder.user_id, holder.workspace_id)
     stranger = await server.holder()
-    async with session(server, holder) as wire:
+    async with server.greeted(holder) as wire:
         for other in (of_same_user, stranger):
             async with server.wire(other) as thief:
                 thief.session = wire.session
@@ -56,14 +49,14 @@ async def test_a_session_of_another_token_is_as_if_it_did_not_exist(server: Http
 
 
 async def test_a_session_belongs_to_its_path(server: HttpServer, holder: Holder) -> None:
-    async with session(server, holder) as wire:
+    async with server.greeted(holder) as wire:
         elsewhere = replace(wire, path="/mcp/global")
         assert (await elsewhere.send(request("ping"))).status_code == 404
 
 
 async def test_a_session_ends_with_its_token(server: HttpServer, holder: Holder) -> None:
     token = await server.token(holder.user_id, holder.workspace_id)
-    async with session(server, token) as wire:
+    async with server.greeted(token) as wire:
         revoked = await server.backend.delete(f"/api/tokens/{token.token_id}")
         assert revoked.status_code == 204
         assert (await wire.send(request("ping"))).status_code == 401
@@ -88,7 +81,7 @@ async def test_a_cancelled_call_ends_its_statement(
     async def is_gone() -> bool:
         return not await running(sql)
 
-    async with session(server, holder) as wire, anyio.create_task_group() as group:
+    async with server.greeted(holder) as wire, anyio.create_task_group() as group:
         answers = []
 
         async def call() -> None:
@@ -105,7 +98,7 @@ async def test_a_cancelled_call_ends_its_statement(
 async def test_one_more_than_a_token_may_keep_ends_its_oldest_idle_session(server: HttpServer) -> None:
     greedy = await server.holder()
     async with AsyncExitStack() as stack:
-        others = await stack.enter_async_context(session(server, await server.holder()))
+        others = await stack.enter_async_context(server.greeted(await server.holder()))
         wire = await stack.enter_async_context(server.wire(greedy))
         sessions = []
         for _ in range(MOST):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from agentdb_mcp.execution import Statement
@@ -27,7 +25,7 @@ class GetRows(Arguments):
 
 class TransactionStatement(Arguments):
     sql: Sql
-    params: list[Any] = Field(default=[], max_length=1000, description="As in execute_sql.")
+    params: Params = Field(default=[], description="As in execute_sql.")
 
 
 class ExecuteTransaction(Arguments):
