@@ -118,6 +118,14 @@ def test_what_a_use_would_add_is_what_it_adds(of: list[Use], more: tuple[int, in
     assert meter.extra_us("a", start, end) == 0
 
 
+@given(uses, st.integers(0, 400))
+def test_what_is_awake_after_a_moment_is_what_is_awake_without_what_was_before(of: list[Use], minute: int) -> None:
+    moment = ELEVEN + minute * MINUTE
+    after = [(max(lo, moment), hi) for lo, hi in union(of) if hi > moment]
+    assert noted(of).awake_after_us("a", moment) == length(after)
+    assert noted(of).awake_after_us("b", moment) == 0
+
+
 def test_databases_are_metered_apart() -> None:
     meter = noted([(ELEVEN, ELEVEN)])
     meter.note("b", ELEVEN, ELEVEN + MINUTE)

@@ -87,6 +87,11 @@ class SpanMeter(Generic[Key]):
         seen = self._seen.get(key)
         return seen.awake[-1][1] if seen and seen.awake else 0
 
+    def awake_after_us(self, key: Key, moment_us: int) -> int:
+        """How long it is awake after the moment."""
+        seen = self._seen.get(key)
+        return sum(hi - max(lo, moment_us) for lo, hi in seen.awake if hi > moment_us) if seen else 0
+
     def extra_us(self, key: Key, start_us: int, end_us: int) -> int:
         """How much a use would add to the time awake."""
         seen = self._seen.get(key)

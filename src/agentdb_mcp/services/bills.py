@@ -59,6 +59,10 @@ class Bill:
         moments = (each.awake_until for each, _ in self.by_database if each.database_id == database_id)
         return max((to_us(moment) for moment in moments if moment), default=0)
 
+    def size_bytes(self, database_id: str) -> int:
+        """The database's size that `committed_microcents` is of."""
+        return sum(usage.size_bytes for usage, _ in self.by_database if usage.database_id == database_id)
+
     @property
     def unsettled(self) -> list[DatabaseUsage]:
         """Databases of which the provider was told the other thing, or nobody knows which."""

@@ -10,7 +10,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -24,6 +24,7 @@ from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
 from agentdb_mcp.services.flights import Flights
 from agentdb_mcp.services.metering import Metering, to_us
+from agentdb_mcp.services.noted import Noted
 from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore, no_such_user
 
 log = get_logger(__name__)
@@ -43,20 +44,11 @@ USERS_A_ROUND = 500
 
 
 @dataclass(slots=True)
-class Noted:
-    """What this server saw: time awake, and byte × microseconds until the period ends by which storage grew."""
-
-    awake_us: int = 0
-    grown_us: int = 0
-
-
-@dataclass(slots=True)
 class Account:
     """What this server knows of one user's period."""
 
     bill: Bill
-    read: int  # which reading the bill is of; a later number began later
-    counted: Noted  # what of `noted` the bill counts
+    read: int  # the number of the reading that the bill is of; a later one began later
     noted: Noted = field(default_factory=Noted)
     read_at: datetime | None = None
     idle_rounds: int = 0
@@ -87,7 +79,7 @@ class Budgets:
         self._woken: set[str] = set()
         self._wake = anyio.Event()
         self._in_use = anyio.Event()
-        self._reads = count()
+        self._numbers = count()  # of readings and notes
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
@@ -145,13 +137,14 @@ class Budgets:
         """A call that ends now keeps the database awake for so much longer, by what this server saw of it."""
         if (account := self._accounts.get(user_id)) is not None:
             until_us = to_us(self._clock()) + self._tail_us
-            account.noted.awake_us += min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
+            awake_us = min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
+            account.noted.use(database_id, next(self._numbers), awake_us)
 
-    def note_growth(self, user_id: str, grown_bytes: int) -> None:
+    def note_growth(self, user_id: str, database_id: str, grown_bytes: int) -> None:
         """A database of the user's grew (or shrank) by so much."""
         if (account := self._accounts.get(user_id)) is not None:
             left = max(0, to_us(account.bill.period_end) - to_us(self._clock()))
-            account.noted.grown_us += grown_bytes * left
+            account.noted.growth(database_id, next(self._numbers), grown_bytes * left)
 
     async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
         """Waits where others that run hold what is left, and may leave some of it."""
@@ -190,9 +183,8 @@ class Budgets:
         return max(now_us, self.metering.meter.awake_until(database_id), account.bill.awake_until_us(database_id))
 
     def _position(self, account: Account, reserved: int) -> Position:
-        awake_us = account.noted.awake_us - account.counted.awake_us
-        grown_us = account.noted.grown_us - account.counted.grown_us
-        since = cost_microcents(Quantities(compute_mcu_us=awake_us * self._mcu), self._prices)
+        grown_us = account.noted.grown_us
+        since = cost_microcents(Quantities(compute_mcu_us=account.noted.awake_us * self._mcu), self._prices)
         grown = cost_microcents(Quantities(storage_byte_us=abs(grown_us)), self._prices)
         bill = account.bill
         committed = bill.committed_microcents + (grown if grown_us > 0 else -grown)
@@ -237,12 +229,12 @@ class Budgets:
     async def refresh(self, user_ids: Collection[str]) -> list[Bill]:
         """Store what is noted and read the users' periods. Raises DatabaseUnavailable, InvalidArgument."""
         self.metering.note_running()
-        counted = {user: replace(self._accounts[user].noted) for user in user_ids if user in self._accounts}
+        read = next(self._numbers)
         await self.metering.flush()
-        now, read = self._clock(), next(self._reads)
+        now = self._clock()
         bills = await self.look(user_ids)
         for bill in bills:
-            self._take(bill, counted.get(bill.user_id), now, read)
+            self._take(bill, now, read)
         return bills
 
     async def look(self, user_ids: Collection[str]) -> list[Bill]:
@@ -264,12 +256,13 @@ class Budgets:
             for index, (row, period) in enumerate(zip(rows, periods, strict=True))
         ]
 
-    def _take(self, bill: Bill, counted: Noted | None, now: datetime, read: int) -> None:
+    def _take(self, bill: Bill, now: datetime, read: int) -> None:
         account = self._accounts.get(bill.user_id)
         if account is None:
-            self._accounts[bill.user_id] = Account(bill, read, Noted(), read_at=now)
-        elif counted is not None and read > account.read:  # else what is known was read later than this
-            account.bill, account.read, account.counted, account.read_at = bill, read, counted, now
+            self._accounts[bill.user_id] = Account(bill, read, read_at=now)
+        elif read > account.read:  # else what is known was read later than this
+            account.noted = account.noted.beyond(bill, read, self.metering, to_us(now))
+            account.bill, account.read, account.read_at = bill, read, now
             account.changed()
 
     # --- in the background ------------------------------------------------------------------------------------------

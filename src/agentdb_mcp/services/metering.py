@@ -103,6 +103,11 @@ class Metering:
         self._sizes[database_id] = self._unstored[database_id] = _Size(size_bytes, now, touched=now)
         return grown
 
+    def size_bytes(self, database_id: str) -> int:
+        """As this server saw it last, 0 where it never did."""
+        size = self._sizes.get(database_id)
+        return size.bytes if size else 0
+
     @contextmanager
     def running(self, database_id: str, noted: Callable[[int], None]) -> Iterator[Callable[[], None]]:
         """A use that begins once what is yielded is called, and goes on until the end of the block.
