@@ -145,7 +145,7 @@ async def _passing_time(projects: Projects) -> AsyncIterator[None]:
     async def look(*, sizes: bool) -> None:
         try:
             await settle(projects.computes, sizes=sizes)
-            await projects.purge_expired()
+            await projects.purge()
         except CLUSTER_ERRORS as error:
             logger.warning("looking at what has fallen due failed (%s)", type(error).__name__)
 

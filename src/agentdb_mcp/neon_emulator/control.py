@@ -88,7 +88,7 @@ def build_control(projects: Projects, faults: Faults, rate_limit: RateLimit) -> 
         if request.method == "POST":
             projects.clock.advance(_jump(await bodies.json_body(request), projects.clock.now()))
             await settle(projects.computes)
-            await projects.purge_expired()
+            await projects.purge()
         return JSONResponse({"now": projects.clock.now().isoformat()})
 
     async def consumption(request: Request) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -69,6 +69,7 @@ class Projects:
     installation: Installation
     cluster: Cluster
     computes: Computes
+    creating: set[str] = field(default_factory=set)  # by this process, now
 
     @property
     def pool(self) -> asyncpg.Pool:
@@ -83,15 +84,18 @@ class Projects:
         return self.computes.operations
 
     async def create(self, wanted: NewProject, org_id: str) -> Created:
-        """Row first, then role, then database: whatever is left of a killed create, `recover_all` finds by its row."""
+        """Row first, then role, then database: whatever is left of one that was killed is found by its row."""
         while await project_exists(self.pool, project_id := new_id()):
             pass  # undoing must never find another project under this identifier
+        self.creating.add(project_id)
         try:
             return await self._create(project_id, wanted, org_id)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._undo(project_id)
             raise
+        finally:
+            self.creating.discard(project_id)
 
     async def _create(self, project_id: str, wanted: NewProject, org_id: str) -> Created:
         async with self.cluster.roles_lock, self.pool.acquire() as connection, connection.transaction():
@@ -261,17 +265,21 @@ class Projects:
         deleted_at = project.deleted_at or self.clock.now()
         return deleted_at + timedelta(seconds=self.computes.behaviour.kept_after_delete_seconds)
 
-    async def purge_expired(self) -> None:
-        """Drop for good what can be recovered no longer."""
-        for project in await select(self.pool, Project, "WHERE state = 'deleted'"):
-            if self.recoverable_until(project) <= self.clock.now():
-                await self._finished_or_logged(project)
+    async def purge(self) -> None:
+        """Drop for good what can be recovered no longer, and what is left of creates that could not be undone."""
+        deleted = await select(self.pool, Project, "WHERE state = 'deleted'")
+        due = [(each, self._purge) for each in deleted if self.recoverable_until(each) <= self.clock.now()]
+        for project, remove in [*due, *((each, self._undo) for each in await self._abandoned())]:
+            try:
+                await remove(project.id)
+            except asyncpg.PostgresError as error:
+                logger.warning("project %s could not be removed (SQLSTATE %s)", project.id, error.sqlstate)
 
-    async def _finished_or_logged(self, project: Project) -> None:
-        try:
-            await (self._undo(project.id) if project.state == "creating" else self._purge(project.id))
-        except asyncpg.PostgresError as error:
-            logger.warning("project %s could not be removed (SQLSTATE %s)", project.id, error.sqlstate)
+    async def _abandoned(self) -> list[Project]:
+        """Half made, with nobody at it. A create changes its row before it leaves `creating`, hence the second look."""
+        half = await select(self.pool, Project, "WHERE state = 'creating'")
+        left = [project.id for project in half if project.id not in self.creating]
+        return await select(self.pool, Project, "WHERE state = 'creating' AND id = ANY($1)", left) if left else []
 
     async def _purge(self, project_id: str) -> None:
         await self._drop_from_cluster(project_id)
@@ -340,10 +348,8 @@ class Projects:
         """Bring to an end what an earlier run left half-done; the time in between was not used."""
         await self.operations.close_open()
         await self.pool.execute("UPDATE endpoint SET booked_until = greatest(booked_until, $1)", self.clock.now())
-        for project in await select(self.pool, Project, "WHERE state = 'creating'"):
-            await self._finished_or_logged(project)
         await self._reopen()
-        await self.purge_expired()
+        await self.purge()
 
     async def _reopen(self) -> None:
         """Databases that a copy or a restore had closed when the run was killed."""

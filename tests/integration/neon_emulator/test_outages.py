@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import anyio
+import httpx
 import pytest
-from emulating import client_of, connected, create, uri_of
+from emulating import assert_error, client_of, connected, create, uri_of
 
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.neon_emulator import Behaviour, neon_emulator
+from agentdb_mcp.neon_emulator.location import OWN_DATABASE
 
 END = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
      WHERE application_name = 'neon_emulator' AND state = 'idle'
 """
+
+HALF_MADE = "SELECT count(*) FROM project WHERE state = 'creating'"
+MADE = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
 
 
 class Relay:
@@ -25,10 +30,31 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self._to = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._away = False
         self.let_go = asyncio.Event()
         self.let_go.set()
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """As if the server were not there: its connections end, and no new one comes to be."""
+        self._away = True
+        for writer in self._writers:
+            writer.transport.abort()
+        yield
+        self._away = False
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._away:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        try:
+            await self._relay(reader, writer)
+        finally:
+            self._writers.discard(writer)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self._to)
         with contextlib.suppress(OSError):
             await asyncio.gather(_pass_on(reader, to_upstream), self._back(upstream, writer))
@@ -71,14 +97,43 @@ async def test_connections_that_say_goodbye_and_stay_open_do_not_end_the_api(
             connected(postgres.uri().reveal()) as superuser,
         ):
             created = await create(api)
-            relay.let_go.clear()
             with anyio.fail_after(20):
                 while "fallen due failed (InternalClientError)" not in caplog.text:
-                    await superuser.execute(END)
-                    await anyio.sleep(0.05)
-            relay.let_go.set()
+                    relay.let_go.clear()
+                    for _ in range(10):
+                        await superuser.execute(END)
+                        await anyio.sleep(0.05)
+                    relay.let_go.set()  # whoever asked just when a connection's last words came waits for its end
             with anyio.fail_after(10):
                 while (await api.get("/projects")).status_code != 200:
                     await anyio.sleep(0.01)
             async with connected(uri_of(created)) as connection:
                 assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_project_whose_creation_an_outage_ended_is_undone_when_it_is_over(postgres: EmbeddedPostgres) -> None:
+    """The outage comes when the database is made and its row is not, and lasts until the call is answered."""
+    async with relayed(postgres.port) as (relay, port):
+        uri = postgres.uri().reveal().replace(f":{postgres.port}/", f":{port}/")
+        async with (
+            neon_emulator(uri, behaviour=Behaviour(tick_seconds=0.1)) as emulator,
+            client_of(emulator) as api,
+            connected(postgres.uri(OWN_DATABASE).reveal()) as superuser,
+        ):
+            before = await superuser.fetch(MADE)
+            async with superuser.transaction(), contextlib.AsyncExitStack() as outage:
+                await superuser.execute("LOCK TABLE database IN EXCLUSIVE MODE")
+                async with anyio.create_task_group() as group:
+                    group.start_soon(assert_fails, api)
+                    with anyio.fail_after(20):
+                        while len(await superuser.fetch(MADE)) != len(before) + 2:
+                            await anyio.sleep(0.01)
+                    outage.enter_context(relay.away())
+            with anyio.fail_after(20):
+                while await superuser.fetch(MADE) != before or await superuser.fetchval(HALF_MADE):
+                    await anyio.sleep(0.05)
+            await create(api)
+
+
+async def assert_fails(api: httpx.AsyncClient) -> None:
+    assert_error(await api.post("/projects", json={"project": {}}), 500)
