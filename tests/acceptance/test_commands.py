@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
@@ -14,7 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.local_stack import LocalStack
+from agentdb_mcp.neon_emulator import neon_emulator
 from agentdb_mcp.settings import load_settings
 
 if TYPE_CHECKING:
@@ -234,24 +235,25 @@ async def test_the_neon_emulator_answers_its_key_alone_and_ends_by_sigterm_with_
 
 
 async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
-    start: StartFactory, stack: LocalStack, unused_port: int, tmp_path: Path
+    start: StartFactory, unused_port: int, tmp_path: Path
 ) -> None:
     """The same cluster knows the same organization, projects and key; a file tells servers, and nobody else."""
     file = tmp_path / "neon.env"
     arguments = ("neon-emulator", "--port", str(unused_port), "--env-file", str(file))
-    password = urlsplit(stack.postgres.uri().reveal()).password
-    assert password
-    async with start({"AGENTDB_EMULATOR_PG": stack.postgres.uri().reveal()}, *arguments) as emulator:
-        assert emulator.stdout is not None
-        said = json.loads(await emulator.stdout.readline())
-        assert f":{unused_port}/" in said["base_url"]
-        assert said["org_id"] == stack.emulator.org_id
-        settings = load_settings({"AGENTDB_ENV_FILE": str(file)})
-        assert settings.neon_api_host == said["base_url"]
-        assert [key.api_key.reveal() for key in settings.neon] == [said["api_key"]]
-        assert file.stat().st_mode & 0o777 == 0o600
-        family = [process := psutil.Process(emulator.pid), *process.children(recursive=True)]
-        assert password not in str([each.cmdline() for each in family])
+    async with embedded_postgres() as postgres:
+        async with neon_emulator(postgres.uri().reveal()) as former:
+            pass
+        async with start({"AGENTDB_EMULATOR_PG": postgres.uri().reveal()}, *arguments) as emulator:
+            assert emulator.stdout is not None
+            said = json.loads(await emulator.stdout.readline())
+            assert f":{unused_port}/" in said["base_url"]
+            assert (said["org_id"], said["api_key"]) == (former.org_id, former.api_key)
+            settings = load_settings({"AGENTDB_ENV_FILE": str(file)})
+            assert settings.neon_api_host == said["base_url"]
+            assert [key.api_key.reveal() for key in settings.neon] == [said["api_key"]]
+            assert file.stat().st_mode & 0o777 == 0o600
+            family = [process := psutil.Process(emulator.pid), *process.children(recursive=True)]
+            assert postgres.password.reveal() not in str([each.cmdline() for each in family])
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from agentdb_mcp.neon_emulator import state
 from agentdb_mcp.neon_emulator.answers import Answers
 from agentdb_mcp.neon_emulator.app import PREFIX, Doorway, build_app
 from agentdb_mcp.neon_emulator.behaviour import Behaviour, NewOrganization
+from agentdb_mcp.neon_emulator.claim import Claim, claimed
 from agentdb_mcp.neon_emulator.clock import Clock
 from agentdb_mcp.neon_emulator.cluster import open_cluster
 from agentdb_mcp.neon_emulator.computes import Computes
 from agentdb_mcp.neon_emulator.control import build_control
-from agentdb_mcp.neon_emulator.errors import CLUSTER_ERRORS
+from agentdb_mcp.neon_emulator.errors import CLUSTER_ERRORS, ClusterUnavailableError
 from agentdb_mcp.neon_emulator.faults import Faults, RateLimit
 from agentdb_mcp.neon_emulator.location import SESSION, Address, Location, locate, names_lead_to
 from agentdb_mcp.neon_emulator.naming import quoted
@@ -35,7 +36,7 @@ from agentdb_mcp.neon_emulator.state import Installation, install, prepare_conne
 from agentdb_mcp.neon_emulator.tasks import task_group
 from agentdb_mcp.neon_emulator.usage import Usage
 
-__all__ = ["Behaviour", "Emulator", "NewOrganization", "OrganizationKey", "neon_emulator"]
+__all__ = ["Behaviour", "ClusterUnavailableError", "Emulator", "NewOrganization", "OrganizationKey", "neon_emulator"]
 
 POOL_SIZE = 8
 CLOSE_TIMEOUT_S = 5
@@ -64,10 +65,6 @@ class Emulator:
     control_url: str | None = None
 
 
-class ClusterUnavailableError(Exception):
-    """The cluster cannot be reached with the URI given; says how it failed, never where."""
-
-
 @asynccontextmanager
 async def neon_emulator(
     postgres_uri: str,
@@ -82,7 +79,8 @@ async def neon_emulator(
     """Serve Neon's API for the time of the block, on the cluster whose superuser's URI is given.
 
     What it knows lives in the cluster's database `neon_emulator`: a later run on the same cluster finds every project
-    and, unless one is given, the same API key. One emulator a cluster at a time.
+    and, unless one is given, the same API key. One emulator a cluster at a time: the next
+    one waits a little for the former's end. Raises ClusterUnavailableError.
 
     Projects' URIs lead through a proxy, which lets computes sleep and wake, enforces quotas and measures. Without it
     (`proxy=False`) they lead to the cluster itself: faster, and nothing of that happens. `control` opens a second
@@ -93,9 +91,11 @@ async def neon_emulator(
     if location.sslmode not in (None, "disable", "allow", "prefer"):
         proxy = False  # it speaks to the cluster without TLS
     async with AsyncExitStack() as stack:
+        await _make_own_database(location)
+        claim = await stack.enter_async_context(claimed(location))
         pool = await stack.enter_async_context(_state_pool(location))
         installation = await install(pool, behaviour.organizations)
-        projects = await _projects(installation, pool, location, behaviour, proxied=proxy)
+        projects = await _projects(installation, claim, pool, location, behaviour, proxied=proxy)
         await projects.recover_all()
         address = Address(location.host, location.port, location.sslmode, proxied=False, named=False)
         await stack.enter_async_context(_passing_time(projects))
@@ -121,12 +121,19 @@ async def neon_emulator(
 
 
 async def _projects(
-    installation: Installation, pool: asyncpg.Pool, location: Location, behaviour: Behaviour, *, proxied: bool
+    installation: Installation,
+    claim: Claim,
+    pool: asyncpg.Pool,
+    location: Location,
+    behaviour: Behaviour,
+    *,
+    proxied: bool,
 ) -> Projects:
     clock, cluster = Clock(behaviour.start_at), await open_cluster(pool, location)
     operations = Operations(pool, clock, behaviour.operation_seconds)
     usage = Usage(pool, clock)
-    return Projects(installation, cluster, Computes(pool, cluster, clock, behaviour, operations, usage, proxied))
+    computes = Computes(pool, cluster, clock, behaviour, operations, usage, proxied)
+    return Projects(installation, claim, cluster, computes)
 
 
 @asynccontextmanager
@@ -163,9 +170,8 @@ async def _keep(_connection: asyncpg.Connection) -> None:
     """Our sessions hold no state between uses, and asking for a reset would double the way of short statements."""
 
 
-@asynccontextmanager
-async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
-    """Connections to the emulator's own database, which is made when missing."""
+async def _make_own_database(location: Location) -> None:
+    """Unless it is there."""
     try:
         connection = await location.connect("postgres")
     except (*CLUSTER_ERRORS, ValueError) as error:
@@ -176,6 +182,11 @@ async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
             await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0 ENCODING 'UTF8'")
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def _state_pool(location: Location) -> AsyncIterator[asyncpg.Pool]:
+    """Connections to the emulator's own database."""
     pool = await asyncpg.create_pool(
         location.superuser_uri,
         database=location.own_database,

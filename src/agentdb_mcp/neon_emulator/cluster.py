@@ -23,6 +23,7 @@ from agentdb_mcp.neon_emulator.naming import SUPER_ROLE, quoted, scram_verifier,
 from agentdb_mcp.neon_emulator.template import TEMPLATE, make_template
 
 ATTEMPTS = 5
+DROP_ATTEMPTS = 4
 TERMINATE_WAIT_MS = 5000
 # Where a role's making is recorded as a membership of its maker, granted by the bootstrap superuser.
 CREATOR_TIES_SINCE = 16
@@ -194,21 +195,33 @@ class Cluster:
             TERMINATE_WAIT_MS,
         )
 
-    async def drop(self, role_oids: Iterable[int], database_oids: Iterable[int], spared: Iterable[int]) -> None:
+    async def drop(self, role_oids: Sequence[int], database_oids: Sequence[int], spared: Sequence[int]) -> None:
         """Remove a project's databases and roles, those that its admin made by SQL too.
 
         Roles are found by the tie that Postgres 16 and later keep between a role and its maker; up to 15 there is none,
         and roles made by SQL stay behind. Databases are the ones known and those that any of the roles owns, except
-        `spared`, which are other projects'. Names are looked up here, since an owner can rename its database.
+        `spared`, which are other projects'. Names are looked up here, since an owner can rename its database. When all
+        else is done, DependentObjectsStillExistError tells of roles that own something elsewhere: they have no login.
         """
+        for attempt in range(1, DROP_ATTEMPTS + 1):
+            try:
+                await self._drop(set(role_oids), list(database_oids), list(spared))
+                return
+            except asyncpg.InternalServerError:
+                # "tuple concurrently updated": the admin itself changed a role just then; it is locked out by now.
+                if attempt == DROP_ATTEMPTS:
+                    raise
+                await anyio.sleep(0.05 * attempt)
+
+    async def _drop(self, role_oids: set[int], database_oids: list[int], spared: list[int]) -> None:
         async with self.roles_lock:
-            roles = await self._seal(set(role_oids))
+            roles = await self._seal(role_oids)
             owned = await self.pool.fetch(
                 "SELECT datname FROM pg_database"
                 " WHERE (oid = ANY($1::oid[]) OR datdba = ANY($2::oid[])) AND oid <> ALL($3::oid[])",
-                list(database_oids),
+                database_oids,
                 list(roles),
-                list(spared),
+                spared,
             )
             for record in owned:
                 await self._drop_database(record["datname"])
@@ -258,14 +271,11 @@ class Cluster:
         if not names:
             return
         listed = ", ".join(map(quoted, names))
-        try:
-            async with self.pool.acquire() as connection, connection.transaction():
-                # Here this reaches only what is shared: rights on databases that others granted them.
-                await connection.execute(f"DROP OWNED BY {listed}")
-                # In one statement, since they may have granted memberships of one another.
-                await connection.execute(f"DROP ROLE {listed}")
-        except asyncpg.DependentObjectsStillExistError:
-            logger.warning("%d roles own objects in databases of others; they stay, without login", len(names))
+        async with self.pool.acquire() as connection, connection.transaction():
+            # Here this reaches only what is shared: rights on databases that others granted them.
+            await connection.execute(f"DROP OWNED BY {listed}")
+            # In one statement, since they may have granted memberships of one another.
+            await connection.execute(f"DROP ROLE {listed}")
 
 
 async def open_cluster(pool: asyncpg.Pool, location: Location) -> Cluster:

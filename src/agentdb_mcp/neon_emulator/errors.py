@@ -17,6 +17,10 @@ CLUSTER_ERRORS = (
 )
 
 
+class ClusterUnavailableError(Exception):
+    """The cluster cannot be reached with the URI given, or another emulator serves it; says what, never where."""
+
+
 class ApiError(Exception):
     """An answer that is not a success. The message is for the caller and never quotes a value it sent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ import anyio
 import asyncpg
 
 from agentdb_mcp.neon_emulator.bodies import Fields, NewProject, ProjectChange
+from agentdb_mcp.neon_emulator.claim import Claim
 from agentdb_mcp.neon_emulator.clock import Clock
 from agentdb_mcp.neon_emulator.cluster import Cluster
 from agentdb_mcp.neon_emulator.computes import Computes
-from agentdb_mcp.neon_emulator.errors import not_found
+from agentdb_mcp.neon_emulator.errors import CLUSTER_ERRORS, not_found
 from agentdb_mcp.neon_emulator.naming import new_id, new_password
 from agentdb_mcp.neon_emulator.operations import Operations
 from agentdb_mcp.neon_emulator.settling import settle
@@ -45,7 +47,6 @@ ENDPOINT_SETTINGS = {
     "autoscaling_limit_max_cu": 2,
     "suspend_timeout_seconds": 0,
 }
-DROP_ATTEMPTS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,11 @@ class Projects:
     """Every change of a project goes through here; handlers only read beside it."""
 
     installation: Installation
+    claim: Claim
     cluster: Cluster
     computes: Computes
     creating: set[str] = field(default_factory=set)  # by this process, now
+    warned_of: set[tuple[object, ...]] = field(default_factory=set)
 
     @property
     def pool(self) -> asyncpg.Pool:
@@ -91,7 +94,8 @@ class Projects:
         try:
             return await self._create(project_id, wanted, org_id)
         except BaseException:
-            with anyio.CancelScope(shield=True):
+            # What cannot be undone now, `purge` tries again.
+            with anyio.CancelScope(shield=True), contextlib.suppress(*CLUSTER_ERRORS):
                 await self._undo(project_id)
             raise
         finally:
@@ -273,16 +277,24 @@ class Projects:
             try:
                 await remove(project.id)
             except asyncpg.PostgresError as error:
-                logger.warning("project %s could not be removed (SQLSTATE %s)", project.id, error.sqlstate)
+                self._warn_once("project %s could not be removed (SQLSTATE %s)", project.id, error.sqlstate)
+
+    def _warn_once(self, warning: str, *about: object) -> None:
+        if (warning, about) not in self.warned_of:
+            self.warned_of.add((warning, about))
+            logger.warning(warning, *about)
 
     async def _abandoned(self) -> list[Project]:
         """Half made, with nobody at it. A create changes its row before it leaves `creating`, hence the second look."""
+        if not await self.claim.held():
+            self._warn_once("another local Neon API has taken this cluster")
+            return []
         half = await select(self.pool, Project, "WHERE state = 'creating'")
         left = [project.id for project in half if project.id not in self.creating]
         return await select(self.pool, Project, "WHERE state = 'creating' AND id = ANY($1)", left) if left else []
 
     async def _purge(self, project_id: str) -> None:
-        await self._drop_from_cluster(project_id)
+        await self.drop(*await self._parts(project_id))
         async with self.pool.acquire() as connection, connection.transaction():
             await connection.execute("DELETE FROM database WHERE project_id = $1", project_id)
             await connection.execute("DELETE FROM role WHERE project_id = $1", project_id)
@@ -290,8 +302,12 @@ class Projects:
             await connection.execute("UPDATE project SET state = 'purged' WHERE id = $1", project_id)
 
     async def _undo(self, project_id: str) -> None:
-        """Leave nothing of a create that failed."""
-        await self._drop_from_cluster(project_id)
+        """Leave nothing of a create that failed, its row last: without it nothing would be found again.
+
+        Where the server still makes the database for a connection that is gone, the role cannot go before it is done.
+        """
+        await self.pool.execute("UPDATE project SET state = 'creating' WHERE id = $1", project_id)
+        await self.cluster.drop(*await self._parts(project_id))
         await self.pool.execute("DELETE FROM project WHERE id = $1", project_id)
 
     async def _oids(self, project_id: str) -> tuple[list[int], list[int]]:
@@ -300,22 +316,18 @@ class Projects:
         databases = await of_project(self.pool, Database, project_id)
         return list({role.oid for role in roles}), [database.oid for database in databases]
 
-    async def _drop_from_cluster(self, project_id: str) -> None:
+    async def _parts(self, project_id: str) -> tuple[list[int], list[int], list[int]]:
+        """Its roles, its databases, and those of others: what dropping it takes."""
         roles, databases = await self._oids(project_id)
         others = await select(self.pool, Database, "WHERE project_id <> $1", project_id)
         kept = [copy["oid"] for each in await of_project(self.pool, Snapshot, project_id) for copy in each.databases]
-        await self.drop(roles, databases + kept, [database.oid for database in others])
+        return roles, databases + kept, [database.oid for database in others]
 
     async def drop(self, roles: Sequence[int], databases: Sequence[int], spared: Sequence[int]) -> None:
-        for attempt in range(1, DROP_ATTEMPTS + 1):
-            try:
-                await self.cluster.drop(roles, databases, spared)
-                return
-            except asyncpg.InternalServerError:
-                # "tuple concurrently updated": the admin itself changed a role just then; it is locked out by now.
-                if attempt == DROP_ATTEMPTS:
-                    raise
-                await anyio.sleep(0.05 * attempt)
+        try:
+            await self.cluster.drop(roles, databases, spared)
+        except asyncpg.DependentObjectsStillExistError:
+            logger.warning("roles own objects in databases of others; they stay, without login")
 
     async def reset_password(self, project_id: str, branch_id: str, role_name: str) -> tuple[Role, list[Operation]]:
         """A new password, in the cluster and in our rows in one transaction; then the role's sessions end."""

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import anyio
+import asyncpg
 import httpx
 import pytest
 from emulating import assert_error, client_of, connected, create, uri_of
@@ -22,7 +24,21 @@ END = """
 """
 
 HALF_MADE = "SELECT count(*) FROM project WHERE state = 'creating'"
+END_WAITING = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+     WHERE application_name = 'neon_emulator' AND wait_event_type = 'Lock'
+"""
+WAITS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE $1 AND wait_event_type = 'Lock')"
+ALONE = """
+    SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE application_name = 'neon_emulator' AND query NOT LIKE 'CREATE DATABASE%')
+"""
+DROPPED = "SELECT NOT EXISTS (SELECT FROM database JOIN pg_database USING (oid) WHERE project_id = $1)"
+CHANGED = "SELECT xmin::text::int8 FROM pg_authid WHERE rolname = $1 AND xmin::text::int8 <> $2"
+IN_THE_WAY = "kept CONNECTION '' PUBLICATION none WITH (connect = false, slot_name = NONE)"  # of DROP DATABASE
 MADE = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
+
+QUICK = Behaviour(tick_seconds=0.1)
 
 
 class Relay:
@@ -111,6 +127,21 @@ async def test_connections_that_say_goodbye_and_stay_open_do_not_end_the_api(
                 assert await connection.fetchval("SELECT 1") == 1
 
 
+async def until(superuser: asyncpg.Connection, question: str, *arguments: object) -> Any:
+    """What the question finds, once it finds something."""
+    with anyio.fail_after(20):
+        while not (found := await superuser.fetchval(question, *arguments)):
+            await anyio.sleep(0.01)
+    return found
+
+
+async def undone(superuser: asyncpg.Connection, before: list[asyncpg.Record]) -> None:
+    """Wait until nothing more is there than before."""
+    with anyio.fail_after(20):
+        while await superuser.fetch(MADE) != before or await superuser.fetchval(HALF_MADE):
+            await anyio.sleep(0.05)
+
+
 async def test_a_project_whose_creation_an_outage_ended_is_undone_when_it_is_over(postgres: EmbeddedPostgres) -> None:
     """The outage comes when the database is made and its row is not, and lasts until the call is answered."""
     async with relayed(postgres.port) as (relay, port):
@@ -129,10 +160,83 @@ async def test_a_project_whose_creation_an_outage_ended_is_undone_when_it_is_ove
                         while len(await superuser.fetch(MADE)) != len(before) + 2:
                             await anyio.sleep(0.01)
                     outage.enter_context(relay.away())
-            with anyio.fail_after(20):
-                while await superuser.fetch(MADE) != before or await superuser.fetchval(HALF_MADE):
-                    await anyio.sleep(0.05)
+            await undone(superuser, before)
             await create(api)
+
+
+async def test_an_outage_while_the_server_makes_a_database_leaves_nothing_behind(postgres: EmbeddedPostgres) -> None:
+    """The server goes on with a statement whose client is gone: the database comes while its role is dropped."""
+    own = postgres.uri(OWN_DATABASE).reveal()
+    async with relayed(postgres.port) as (relay, port):
+        uri = postgres.uri().reveal().replace(f":{postgres.port}/", f":{port}/")
+        async with (
+            neon_emulator(uri, behaviour=QUICK) as emulator,
+            client_of(emulator) as api,
+            connected(own) as first,
+            connected(own) as then,
+            connected(own) as superuser,
+        ):
+            before = await superuser.fetch(MADE)
+            async with anyio.create_task_group() as group, then.transaction():
+                async with first.transaction():
+                    await first.execute("LOCK TABLE pg_database IN SHARE MODE")
+                    group.start_soon(assert_fails, api)
+                    await until(superuser, WAITS, "CREATE DATABASE%")
+                    await then.execute("LOCK TABLE pg_shdepend IN SHARE MODE")  # who depends on which role
+                with relay.away():
+                    await until(superuser, ALONE)
+                await until(superuser, WAITS, "DROP OWNED%")
+            await undone(superuser, before)
+
+
+async def test_a_project_half_undone_is_hidden_at_once_and_undone_later(postgres: EmbeddedPostgres) -> None:
+    """Its creation fails after all is made, and its undoing after its database is dropped."""
+    own = postgres.uri(OWN_DATABASE).reveal()
+    async with (
+        neon_emulator(postgres.uri().reveal(), behaviour=QUICK) as emulator,
+        client_of(emulator) as api,
+        connected(own) as first,
+        connected(own) as then,
+        connected(own) as superuser,
+    ):
+        before = await superuser.fetch(MADE)
+        async with then.transaction():
+            async with anyio.create_task_group() as group:
+                async with first.transaction():
+                    await first.execute("LOCK TABLE database IN EXCLUSIVE MODE")
+                    group.start_soon(assert_fails, api)
+                    await until(superuser, WAITS, "INSERT INTO database%")
+                    await then.execute("LOCK TABLE operation IN EXCLUSIVE MODE")
+                await until(superuser, WAITS, "UPDATE operation%")
+                project_id = await superuser.fetchval("SELECT id FROM project ORDER BY seq DESC LIMIT 1")
+                await superuser.execute(END_WAITING)
+                await until(superuser, DROPPED, project_id)
+                await until(superuser, WAITS, "DELETE FROM project%")
+                await superuser.execute(END_WAITING)
+            assert (await api.get(f"/projects/{project_id}")).status_code == 404
+        await undone(superuser, before)
+
+
+async def test_what_cannot_be_undone_is_warned_of_once(
+    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        neon_emulator(postgres.uri().reveal(), behaviour=QUICK) as emulator,
+        client_of(emulator) as api,
+        connected(postgres.uri(OWN_DATABASE).reveal()) as superuser,
+    ):
+        before = await superuser.fetch(MADE)
+        created = await create(api)
+        project_id, role = created["project"]["id"], created["roles"][0]["name"]
+        async with connected(postgres.uri(created["databases"][0]["name"]).reveal()) as inside:
+            await inside.execute(f"CREATE SUBSCRIPTION {IN_THE_WAY}")
+            await superuser.execute("UPDATE project SET state = 'creating' WHERE id = $1", project_id)
+            tried = 0
+            for _ in range(4):  # each one changes the role
+                tried = await until(superuser, CHANGED, role, tried)
+            assert len([record for record in caplog.records if project_id in record.getMessage()]) == 1
+            await inside.execute("DROP SUBSCRIPTION kept")
+        await undone(superuser, before)
 
 
 async def assert_fails(api: httpx.AsyncClient) -> None:
