@@ -36,7 +36,7 @@ ERROR_CODES = {
     "internal",
 }
 ERROR_FIELDS = {"code", "message", "hint", "sqlstate", "position", "context", "retryable"}
-ANSWER_TIMEOUT_S = 30
+ANSWER_TIMEOUT_S = 60
 END_TIMEOUT_S = 10  # the promise is one second; a statement that is waited for takes fifteen
 PROTOCOL = "2025-06-18"
 
@@ -266,7 +266,7 @@ def fresh_command(log_file: Callable[[], Path]) -> CommandFactory:
 
 
 def commanding(launch: Launch, log_file: Callable[[], Path]) -> CommandFactory:
-    async def run(environ: dict[str, str], *arguments: str, timeout: float = 60) -> Finished:  # noqa: ASYNC109
+    async def run(environ: dict[str, str], *arguments: str, timeout: float = 120) -> Finished:  # noqa: ASYNC109
         log = log_file()
         with anyio.fail_after(timeout):
             async with launch(environ, log, *arguments) as process:

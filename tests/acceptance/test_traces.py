@@ -46,7 +46,7 @@ def said_url(log: Path) -> str | None:
 @contextlib.asynccontextmanager
 async def http_server(launch: Launch, environ: dict[str, str], log: Path) -> AsyncIterator[tuple[str, Process]]:
     async with launch(environ, log, "serve", "--http", "--port", "0") as process:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while not (url := said_url(log)):
                 await anyio.sleep(0.05)
         yield url, process

@@ -24,7 +24,7 @@ import pytest
 
 from agentdb_mcp.local_stack import LocalStack, local_stack
 
-ANSWER_TIMEOUT_S = 30
+ANSWER_TIMEOUT_S = 90
 WRONG_KEY = "napi_wrong_but_secret_all_the_same"
 WRONG_PASSWORD = "wrong-but-secret-all-the-same"
 ACCESS = re.compile(r"postgres(?:ql)?://[^\s/…]*:[^\s/…]+@|SCRAM-SHA-256\$|PASSWORD '[^']", re.IGNORECASE)
