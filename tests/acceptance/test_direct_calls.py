@@ -116,3 +116,63 @@ async def test_whoever_does_not_greet_is_refused(serve: ServeFactory, stack: Loc
         assert (await server.request(method, {"name": "get_budget"}))["error"]["code"] == -32602
         await server.initialize()
         assert not (await server.call("get_budget")).is_error
+
+
+CLIENT: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "acceptance", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+}
+
+
+async def test_requests_that_stand_for_themselves_are_answered_as_the_sdk_answers(
+    serve: ServeFactory, stack: LocalStack
+) -> None:
+    """With anything else in `_meta` they are the SDK's."""
+    requests = [
+        ("server/discover", {}),
+        ("tools/list", {}),
+        ("tools/list", {"cursor": "x"}),
+        ("tools/call", {"name": "execute_sql", "arguments": {"sql": "SELECT 1 AS a"}}),
+        ("tools/call", {"name": "execute_sql", "arguments": {"sql": "SELECT nothing"}}),
+        ("tools/call", {"name": "get_budget"}),
+        ("tools/call", {"name": "no_such_tool"}),
+        ("prompts/list", {}),
+        ("ping", {}),
+        ("tools/list", None),
+    ]
+    answers: list[list[Any]] = []
+    for more in ({}, {"example.com/other": "x"}):
+        async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+            given = [params if params is None else params | {"_meta": CLIENT | more} for _, params in requests]
+            asked = [await server.request(method, params) for (method, _), params in zip(requests, given, strict=True)]
+            answers.append([without_chance(answer) for answer in asked])
+    assert answers[0] == answers[1]
+    assert "supportedVersions" in answers[0][0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"io.modelcontextprotocol/protocolVersion": "2027-01-01"},
+        {"io.modelcontextprotocol/clientCapabilities": None},
+        {"io.modelcontextprotocol/clientInfo": {"name": "acceptance"}},
+    ],
+    ids=["version", "capabilities", "name"],
+)
+async def test_a_request_that_stands_for_itself_badly_is_refused_as_the_sdk_refuses(
+    serve: ServeFactory, stack: LocalStack, changed: dict[str, Any]
+) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        assert "result" in await server.request("server/discover", {"_meta": CLIENT})
+        assert "error" in await server.request("tools/list", {"_meta": CLIENT | changed})
+        assert "result" in await server.request("tools/list", {"_meta": CLIENT})
+
+
+async def test_a_client_that_looked_first_may_greet_all_the_same(serve: ServeFactory, stack: LocalStack) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        assert "result" in await server.request("server/discover", {"_meta": CLIENT})
+        assert (await server.initialize("2025-11-25"))["protocolVersion"] == "2025-11-25"
+        answer = await server.request("tools/call", {"name": "get_budget"})
+        assert not answer["result"]["isError"]
+        assert "resultType" not in answer["result"]

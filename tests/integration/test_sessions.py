@@ -261,6 +261,15 @@ async def test_an_extension_that_needs_the_admin_is_installed_beside_the_agents_
         await run(pools, target, "CREATE FUNCTION extensions.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
 
 
+async def test_a_layout_that_does_not_come_to_its_end_leaves_no_role(
+    empty_database: Secret, superuser: asyncpg.Connection
+) -> None:
+    role = layout.new_role_name()
+    with pytest.raises(AgentDBError):
+        await layout.install(empty_database, role, connection_limit=-2)
+    assert not await superuser.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role)
+
+
 async def test_an_extension_is_not_installed_into_a_schema_of_the_agents(pools: Pools, empty_database: Secret) -> None:
     role = layout.new_role_name()
     await layout.install(empty_database, role, connection_limit=8)

@@ -197,46 +197,6 @@ async def test_the_budget_bites_at_the_next_statement(open_with: Opener, tenant:
     assert await query(application, tenant, "SELECT count(*) FROM t") == [[0]]
 
 
-async def test_a_call_that_ends_while_others_are_stored_is_counted_once(open_with: Opener, tenant: Tenant) -> None:
-    """At this price two awakenings are three quarters of the free tier's month; a third would pause it."""
-    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="36")
-    managed = application.managed()
-    budgets = managed.usage.budgets
-    other = replace(tenant, workspace_id=f"{tenant.workspace_id}-other")
-    await managed.lifecycle.create_workspace(other.workspace_id or "", user_of(tenant), "Other")
-    await query(application, tenant, "SELECT 1")
-    async with budgets._ledger._control.transaction() as connection, anyio.create_task_group() as group:
-        await connection.execute("LOCK TABLE db_usage_ledger IN EXCLUSIVE MODE")
-        await query(application, tenant, "SELECT 2")
-        for _ in range(2):
-            group.start_soon(budgets.refresh, [user_of(tenant)])
-        await anyio.wait_all_tasks_blocked()
-        await query(application, other, "SELECT 3")
-        await connection.execute("COMMIT; BEGIN")
-    assert (await budgets.state(user_of(tenant)))[0] is BudgetState.OK
-
-
-async def test_growth_that_is_seen_while_others_are_stored_is_counted_once(open_with: Opener, tenant: Tenant) -> None:
-    application = await open_with()
-    budgets, user = application.managed().usage.budgets, user_of(tenant)
-    await query(application, tenant, "SELECT 1")
-    row = await application.managed().lifecycle.databases.find(Scope.AGENT, f"agent-{tenant.workspace_id}")
-    assert row is not None
-    metering, size = budgets.metering, 10**9
-    metering.note_size(row.id, 10**6)
-    async with budgets._ledger._control.transaction() as connection, anyio.create_task_group() as group:
-        await connection.execute("LOCK TABLE db_usage_ledger IN EXCLUSIVE MODE")
-        await query(application, tenant, "SELECT 2")
-        for _ in range(2):
-            group.start_soon(budgets.refresh, [user])
-        await anyio.wait_all_tasks_blocked()
-        budgets.note_growth(user, row.id, metering.note_size(row.id, size))
-        await connection.execute("COMMIT; BEGIN")
-    bill = await budgets.bill(user)
-    assert bill.size_bytes(row.id) == size
-    assert budgets._position(budgets._accounts[user], 0).committed == bill.committed_microcents
-
-
 async def test_a_statement_runs_no_longer_than_the_budget_pays_for(open_with: Opener, tenant: Tenant) -> None:
     """What is left after the awakening pays for about two seconds."""
     application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR="95.3")

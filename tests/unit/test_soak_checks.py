@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.soak.checks import differences
+from benchmarks.soak.checks import _leaks, differences
 from benchmarks.soak.client import ACCESS, Answer
 from benchmarks.soak.house import Life
 from benchmarks.soak.metering import Stored, bytes_missing, loss_s, match
@@ -77,3 +77,10 @@ def test_processes_are_found_in_the_ledger_and_what_they_lost_is_counted() -> No
 def test_what_gives_access_is_seen(text: str) -> None:
     assert ACCESS.search(f"… {text} …")
     assert not ACCESS.search("postgresql://…:…@…/… and PASSWORD NULL")
+
+
+def test_a_password_in_a_log_is_found_by_its_line_and_not_repeated(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("begun\nlogged in with S3CRET-one\nto postgresql://a:b@127.0.0.1/x\nended\n")
+    found = _leaks(log, {"s3cret-ONE", "another"})
+    assert found == ["server.log, line 2", "server.log, line 3"]

@@ -28,10 +28,13 @@ def new_role_name() -> str:
 
 @traced("provisioning.install", "client", told.POSTGRES)
 async def install(admin_uri: Secret, role: str, *, connection_limit: int) -> None:
-    """Make the agent's role and strip PUBLIC; safe to repeat. Raises DatabaseUnavailable, ProvisioningFailed."""
+    """Make the agent's role and strip PUBLIC, all or nothing; safe to repeat.
+
+    A role without its rights would not be found again by `agents_role`. Raises DatabaseUnavailable, ProvisioningFailed.
+    """
     target = DatabaseTarget(key="install", uri=admin_uri)
     try:
-        async with admin_connection(target) as admin:
+        async with admin_connection(target) as admin, admin.transaction():
             database = quote(await admin.fetchval("SELECT pg_catalog.current_database()"))
             if not await admin.fetchval("SELECT true FROM pg_catalog.pg_roles WHERE rolname = $1", role):
                 await admin.execute(f"CREATE ROLE {quote(role)}")

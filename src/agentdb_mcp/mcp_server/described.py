@@ -20,17 +20,36 @@ INSTRUCTIONS: Final = (
 )
 
 
+_SERVER_INFO: Final = {"name": NAME, "title": TITLE, "version": __version__}
+_CAPABILITIES: Final = {
+    "prompts": {"listChanged": False},
+    "resources": {"subscribe": False, "listChanged": False},
+    "tools": {"listChanged": False},
+}
+
+# The version of MCP whose requests stand for themselves; what each result says there, and one that may be kept.
+STATELESS: Final = "2026-07-28"
+COMPLETE: Final = {"resultType": "complete", "_meta": {"io.modelcontextprotocol/serverInfo": _SERVER_INFO}}
+KEPT: Final = {"ttlMs": 0, "cacheScope": "private", **COMPLETE}
+
+
 def hello(version: str) -> Json:
     """The answer to `initialize` that the SDK gives in this version of MCP."""
     return {
         "protocolVersion": version,
-        "capabilities": {
-            "prompts": {"listChanged": False},
-            "resources": {"subscribe": False, "listChanged": False},
-            "tools": {"listChanged": False},
-        },
-        "serverInfo": {"name": NAME, "title": TITLE, "version": __version__},
+        "capabilities": _CAPABILITIES,
+        "serverInfo": _SERVER_INFO,
         "instructions": INSTRUCTIONS,
+    }
+
+
+def discovered() -> Json:
+    """The answer to `server/discover` that the SDK gives."""
+    return {
+        "supportedVersions": [STATELESS],
+        "capabilities": _CAPABILITIES,
+        "instructions": INSTRUCTIONS,
+        **KEPT,
     }
 
 

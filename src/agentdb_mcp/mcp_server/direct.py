@@ -1,8 +1,9 @@
 """The short way over stdio: the handshake, the tools and plain calls of them, answered without the SDK.
 
 Loading the SDK is more than half of a start. Here goes what most clients send and nothing else does: a greeting in a
-version of MCP whose answers are those below, and after it requests with no more in them than they need. Everything
-else goes to the SDK, and with the greeting all of it would.
+version of MCP whose answers are those below, and after it requests with no more in them than they need; or, from a
+client that begins so, requests that stand for themselves. Everything else goes to the SDK, and with the greeting all
+of it would.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import anyio
 from anyio.abc import TaskGroup
 from pydantic_core import from_json
 
-from agentdb_mcp.mcp_server.described import hello
+from agentdb_mcp.mcp_server.described import COMPLETE, KEPT, discovered, hello
 from agentdb_mcp.mcp_server.encoding import to_json
-from agentdb_mcp.mcp_server.plain import VERSIONS, Json, PlainCall, answer_to, plain_call
+from agentdb_mcp.mcp_server.plain import VERSIONS, Json, PlainCall, answer_to, plain_call, stateless_params
 from agentdb_mcp.mcp_server.rendering import Rendered
 from agentdb_mcp.mcp_server.seen import identified
 
@@ -47,7 +48,8 @@ class Direct:
         self._offer = offer
         self._output = output
         self._first = True
-        self._open = False
+        self._open = False  # after a greeting
+        self._stateless = False  # from a client that does not greet
         self._running: dict[str, anyio.CancelScope] = {}
 
     def heard(self, answer: str) -> None:
@@ -66,7 +68,7 @@ class Direct:
     def takes(self, line: bytes) -> bool:
         """Whether the line was one for here."""
         first, self._first = self._first, False
-        if not (first or self._open):
+        if not (first or self._open or self._stateless):
             return False
         try:
             message = from_json(line)
@@ -77,11 +79,13 @@ class Direct:
                 params = rest.get("params", {})
                 if isinstance(identifier, bool) or rest.keys() - {"params"} or not isinstance(params, dict):
                     return False
-                if first:
-                    return method == "initialize" and self._greet(identifier, params, line)
-                if method == "tools/call":
-                    return self._start(plain_call(message))
-                return self._answers(identifier, method, params)
+                if (own := stateless_params(params)) is not None:
+                    self._stateless = self._stateless or first
+                    return self._stateless and self._answers_stateless({**message, "params": own})
+                if method == "initialize":
+                    self._stateless = False
+                    return first and self._greet(identifier, params, line)
+                return self._open and self._answers(message)
             case {"jsonrpc": "2.0", "method": "notifications/initialized", **rest}:
                 return not rest and self._greeted(line)
             case {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": identifier}}:
@@ -109,18 +113,30 @@ class Direct:
         self._greeting.append(line)
         return True
 
-    def _answers(self, identifier: int | str, method: str, params: Json) -> bool:
+    def _answers(self, request: Json) -> bool:
+        identifier, method, params = request["id"], request["method"], request.get("params")
+        if method == "tools/call":
+            return self._start(plain_call(request))
         if params or method not in {"ping", "tools/list"}:
             return False
         self._give(identifier, {"tools": self._offer.tools} if method == "tools/list" else {})
         return True
 
-    def _start(self, call: PlainCall | None) -> bool:
+    def _answers_stateless(self, request: Json) -> bool:
+        identifier, method, params = request["id"], request["method"], request["params"]
+        if method == "tools/call":
+            return self._start(plain_call(request), COMPLETE)
+        if params or method not in {"server/discover", "tools/list"}:
+            return False
+        self._give(identifier, {"tools": self._offer.tools, **KEPT} if method == "tools/list" else discovered())
+        return True
+
+    def _start(self, call: PlainCall | None, more: Json | None = None) -> bool:
         if call is None:
             return False
         scope = anyio.CancelScope()
         self._running[str(call.identifier)] = scope
-        self._group.start_soon(self._call, call, scope)
+        self._group.start_soon(self._call, call, scope, more)
         return True
 
     def _cancel(self, identifier: object) -> bool:
@@ -129,11 +145,11 @@ class Direct:
         scope.cancel()
         return True
 
-    async def _call(self, call: PlainCall, scope: anyio.CancelScope) -> None:
+    async def _call(self, call: PlainCall, scope: anyio.CancelScope, more: Json | None) -> None:
         """A call that was cancelled is not answered, as MCP demands."""
         with scope, identified(call.identifier):
             try:
-                answer = answer_to(call.identifier, *await self._offer.call(call.name, call.arguments))
+                answer = answer_to(call.identifier, *await self._offer.call(call.name, call.arguments), more)
                 await self._output.send(answer + b"\n")
             finally:
                 if self._running.get(str(call.identifier)) is scope:

@@ -6,10 +6,12 @@ database. Anything with more in it (a progress token, a traceparent, a tool that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agentdb_mcp.mcp_server.calling import has_tool
+from agentdb_mcp.mcp_server.described import STATELESS
 from agentdb_mcp.mcp_server.encoding import to_json
 from agentdb_mcp.mcp_server.rendering import Rendered
 
@@ -44,10 +46,33 @@ def plain_call(message: object) -> PlainCall | None:
     return None
 
 
-def answer_to(identifier: int | str, answer: Rendered, is_error: bool) -> bytes:
+def stateless_params(params: Json) -> Json | None:
+    """Those of a request that stands for itself, without what it says of its client; None where that is more or other.
+
+    Of the client's name and capabilities nothing here depends.
+    """
+    match params:
+        case {
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": str() as version,
+                "io.modelcontextprotocol/clientCapabilities": dict() as capabilities,
+                "io.modelcontextprotocol/clientInfo": {"name": str(), "version": str()},
+                **more,
+            },
+            **rest,
+        } if version == STATELESS and not more and all(isinstance(each, dict) for each in capabilities.values()):
+            return rest
+    return None
+
+
+def answer_to(
+    identifier: int | str, answer: Rendered, is_error: bool, more: Mapping[str, object] | None = None
+) -> bytes:
+    """With what else the version of MCP says in a result."""
     result = {
         "content": [{"type": "text", "text": answer.text}],
         "structuredContent": answer.structured,
         "isError": is_error,
+        **(more or {}),
     }
     return to_json({"jsonrpc": "2.0", "id": identifier, "result": result})

@@ -54,14 +54,14 @@ class Bill:
         """Databases that the provider was told to pause, or may have been."""
         return frozenset(usage.database_id for usage, _ in self.by_database if usage.paused is not False)
 
+    def usage(self, database_id: str) -> DatabaseUsage | None:
+        """What is known of the database; nothing of one that is newer than the bill."""
+        return next((usage for usage, _ in self.by_database if usage.database_id == database_id), None)
+
     def awake_until_us(self, database_id: str) -> int:
         """When the database's compute falls asleep, by what all servers have stored; 0 where nothing is known."""
-        moments = (each.awake_until for each, _ in self.by_database if each.database_id == database_id)
-        return max((to_us(moment) for moment in moments if moment), default=0)
-
-    def size_bytes(self, database_id: str) -> int:
-        """The database's size that `committed_microcents` is of."""
-        return sum(usage.size_bytes for usage, _ in self.by_database if usage.database_id == database_id)
+        usage = self.usage(database_id)
+        return to_us(usage.awake_until) if usage is not None and usage.awake_until is not None else 0
 
     @property
     def unsettled(self) -> list[DatabaseUsage]:

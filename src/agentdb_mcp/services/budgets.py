@@ -24,7 +24,7 @@ from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
 from agentdb_mcp.services.flights import Flights
 from agentdb_mcp.services.metering import Metering, to_us
-from agentdb_mcp.services.noted import Noted
+from agentdb_mcp.services.noted import Noted, growth_us
 from agentdb_mcp.store import BudgetRow, BudgetStore, DatabaseUsage, LedgerStore, no_such_user
 
 log = get_logger(__name__)
@@ -79,7 +79,7 @@ class Budgets:
         self._woken: set[str] = set()
         self._wake = anyio.Event()
         self._in_use = anyio.Event()
-        self._numbers = count()  # of readings and notes
+        self._readings = 0  # that have begun
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
@@ -138,13 +138,13 @@ class Budgets:
         if (account := self._accounts.get(user_id)) is not None:
             until_us = to_us(self._clock()) + self._tail_us
             awake_us = min(extra_us, max(0, until_us - account.bill.awake_until_us(database_id)))
-            account.noted.use(database_id, next(self._numbers), awake_us)
+            account.noted.use(database_id, self._readings, awake_us)
 
-    def note_growth(self, user_id: str, database_id: str, grown_bytes: int) -> None:
-        """A database of the user's grew (or shrank) by so much."""
+    def note_growth(self, user_id: str, database_id: str) -> None:
+        """The size of a database of the user's was seen."""
         if (account := self._accounts.get(user_id)) is not None:
-            left = max(0, to_us(account.bill.period_end) - to_us(self._clock()))
-            account.noted.growth(database_id, next(self._numbers), grown_bytes * left)
+            grown_us = growth_us(database_id, account.bill, self.metering, to_us(self._clock()))
+            account.noted.growth(database_id, self._readings, grown_us)
 
     async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
         """Waits where others that run hold what is left, and may leave some of it."""
@@ -229,7 +229,8 @@ class Budgets:
     async def refresh(self, user_ids: Collection[str]) -> list[Bill]:
         """Store what is noted and read the users' periods. Raises DatabaseUnavailable, InvalidArgument."""
         self.metering.note_running()
-        read = next(self._numbers)
+        self._readings += 1
+        read = self._readings
         await self.metering.flush()
         now = self._clock()
         bills = await self.look(user_ids)

@@ -96,17 +96,16 @@ class Metering:
         age = None if size.at is None else (self.clock() - size.at).total_seconds()
         return age is None or size.written_s >= WRITING_S or (size.written_s > 0 and age >= self.size_sample_s)
 
-    def note_size(self, database_id: str, size_bytes: int) -> int:
-        """The size now; by how many bytes it grew since this server saw it last, 0 where it sees it first."""
-        known, now = self._sizes.pop(database_id, None), self.clock()
-        grown = size_bytes - known.bytes if known and known.at else 0
+    def note_size(self, database_id: str, size_bytes: int) -> None:
+        """The size now."""
+        now = self.clock()
+        self._sizes.pop(database_id, None)
         self._sizes[database_id] = self._unstored[database_id] = _Size(size_bytes, now, touched=now)
-        return grown
 
-    def size_bytes(self, database_id: str) -> int:
-        """As this server saw it last, 0 where it never did."""
+    def size(self, database_id: str) -> tuple[int, datetime] | None:
+        """The bytes that this server saw last, and when."""
         size = self._sizes.get(database_id)
-        return size.bytes if size else 0
+        return (size.bytes, size.at) if size is not None and size.at is not None else None
 
     @contextmanager
     def running(self, database_id: str, noted: Callable[[int], None]) -> Iterator[Callable[[], None]]:

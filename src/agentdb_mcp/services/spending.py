@@ -129,7 +129,8 @@ class Spending:
         except AgentDBError as error:
             log.debug("size not seen", code=error.code)
         else:
-            self.budgets.note_growth(payer, database_id, self.metering.note_size(database_id, size))
+            self.metering.note_size(database_id, size)
+            self.budgets.note_growth(payer, database_id)
 
 
 def _reclaims(fact: StatementFacts) -> bool:

@@ -47,8 +47,8 @@ class DatabaseUsage:
     """One database's share of a window of time, in which `user_id` paid for it.
 
     `owner_id` is the workspace or user, None when it is gone; `present` whether that user still pays for it;
-    `paused` whether the provider was told to pause it, None where that may have been; `size_bytes` the size seen last;
-    `awake_until` when its compute falls asleep, as far as it was metered.
+    `paused` whether the provider was told to pause it, None where that may have been; `size_bytes` the size seen last,
+    at `size_at`; `awake_until` when its compute falls asleep, as far as it was metered.
     """
 
     window: int
@@ -64,6 +64,7 @@ class DatabaseUsage:
     present: bool
     paused: bool | None
     awake_until: datetime | None = None
+    size_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ class LedgerStore:
                 present=row["present"],
                 paused=row["paused"],
                 awake_until=row["awake_until"],
+                size_at=row["size_at"],
             )
             for row in rows
         ]

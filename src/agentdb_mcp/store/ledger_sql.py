@@ -121,10 +121,12 @@ USAGE = f"""
            coalesce(b.history, 0) AS history_byte_us,
            coalesce(b.egress, 0) + coalesce(m.sent, 0) AS egress_bytes,
            coalesce(b.branch, 0) AS branch_us, m.awake_until,
-           coalesce((SELECT l.size_bytes FROM db_usage_ledger AS l WHERE l.database_id = k.id AND l.size_at IS NOT NULL
-                       AND l.size_at > coalesce(k.former_until, '-infinity')
-                      ORDER BY l.hour DESC, l.size_at DESC LIMIT 1), 0) AS size_bytes
+           coalesce(last.size_bytes, 0) AS size_bytes, last.size_at
       FROM known AS k
+      LEFT JOIN LATERAL (
+           SELECT l.size_bytes, l.size_at FROM db_usage_ledger AS l
+            WHERE l.database_id = k.id AND l.size_at IS NOT NULL AND l.size_at > coalesce(k.former_until, '-infinity')
+            ORDER BY l.hour DESC, l.size_at DESC LIMIT 1) AS last ON true
       LEFT JOIN billed AS b ON b.n = k.n AND b.database_id = k.id
       LEFT JOIN metered AS m ON m.n = k.n AND m.id = k.id
       LEFT JOIN held AS h ON h.n = k.n AND h.id = k.id

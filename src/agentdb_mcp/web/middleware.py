@@ -112,7 +112,9 @@ class KnownHosts:
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_known(host):
+        if len(headers.getlist("host")) > 1:  # a proxy in front might have looked at the other one
+            await _refuse(InvalidArgument("The request names its host twice."), scope, receive, send)
+        elif not self._is_known(host):
             await _refuse(NotAllowed("This server does not go by that name.", hint=_HOSTS_HINT), scope, receive, send)
         elif origin is not None and not self._may_ask(origin, host, scope["path"]):
             await _refuse(NotAllowed("Pages of that origin may not ask.", hint=_ORIGINS_HINT), scope, receive, send)

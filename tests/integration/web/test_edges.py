@@ -244,13 +244,51 @@ async def test_requests_that_two_servers_might_read_differently_are_refused(plat
         b"transfer-encoding: xchunked",
         b"host: localhost",
         b"content-length : 5",
+        b"content-length: 5\r\ntransfer-encoding: chunked",
+        b"transfer-encoding: chunked\r\ncontent-length: 5",
+        b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff",
+        b"transfer-encoding: chunked\r\n\r\n5 5\r\nabcde",
         b"x: a\0b",
+        b"x: a\rb",
+        b"x y: a",
+        b": a",
+        b"x\0: a",
+        b"x: a\ncontent-length: 5",
     ):
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"POST /api/users HTTP/1.1\r\nhost: 127.0.0.1\r\n" + lines + b"\r\n\r\n")
             with anyio.fail_after(5):
                 answer = await stream.receive()
             assert answer[9:12] in (b"400", b"413", b"501"), (lines, answer)
+
+
+@pytest.mark.parametrize("lines", [b"x: " + b"y" * 70_000, b"x: y\r\n" * 12_000])
+async def test_a_head_that_is_too_long_is_refused_before_its_end(platform: Platform, lines: bytes) -> None:
+    port = int(platform.url.rsplit(":", 1)[1])
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n" + lines)
+        with anyio.fail_after(10):
+            assert (await stream.receive()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_requests_are_answered_in_turn_however_their_bytes_come(platform: Platform) -> None:
+    """Bodies and heads in one piece and byte by byte; long bodies are no long heads."""
+    port = int(platform.url.rsplit(":", 1)[1])
+    one = b"POST /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 40000\r\n\r\n" + b" " * 40_000
+    for size in (len(one) * 4, 50_000, 1_001):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream, anyio.create_task_group() as group:
+
+            async def send(size: int = size, stream: anyio.abc.ByteStream = stream) -> None:
+                sent = one * 4
+                for start in range(0, len(sent), size):
+                    await stream.send(sent[start : start + size])
+
+            group.start_soon(send)
+            seen = b""
+            with anyio.fail_after(20):
+                while seen.count(b"HTTP/1.1 405 ") < 4:
+                    seen += await stream.receive()
+            assert seen.count(b"HTTP/1.1 ") == 4
 
 
 async def test_credentials_that_are_there_twice_are_none(platform: Platform, owner: Owner) -> None:
