@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import runpy
 import select
 import signal
@@ -109,7 +110,7 @@ class ForkServer:
 
     def close(self) -> None:
         self._requests.close()
-        self._server.communicate(timeout=10)
+        self._server.communicate(timeout=60)
 
     @contextlib.asynccontextmanager
     async def forked(
@@ -132,6 +133,15 @@ class ForkServer:
             finally:
                 await _end(process)
                 process.close()
+
+
+def free_port() -> int:
+    """For a program that is told its port: from below those that the kernel gives away while it starts."""
+    for port in random.sample(range(10_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("all ports are taken")
 
 
 def _pipe(exits: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:

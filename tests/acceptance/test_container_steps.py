@@ -27,7 +27,7 @@ import pytest
 from agentdb_mcp.embedded import embedded_postgres
 from agentdb_mcp.store.control import create_database
 from container_files import ROOT, Step, compose, env_example, environment, interpolated, only, stages
-from processes import Launch, Process
+from processes import Launch, Process, free_port
 
 BUILD, FINAL = stages()
 SERVICES = compose()["services"]
@@ -101,11 +101,6 @@ async def databases(anyio_backend: str) -> AsyncIterator[Callable[[], Awaitable[
         yield make
 
 
-async def free_port() -> str:
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        return str(listener.extra(anyio.abc.SocketAttribute.local_port))
-
-
 async def first_statement(port: str) -> dict[str, Any]:
     """As in docs/deploying.md, by the service key."""
     key = {"Authorization": f"Bearer {SECRETS['AGENTDB_SERVICE_KEY']}"}
@@ -150,7 +145,7 @@ async def test_the_services_of_compose_serve_an_agent_with_no_settings_but_those
 ) -> None:
     folder = tmp_path / "settings"
     folder.mkdir()
-    ports = {API_PORT: await free_port(), PORT: await free_port()}
+    ports = {API_PORT: str(free_port()), PORT: str(free_port())}
     await tell_the_story(Machine(forked, [sys.executable], folder, await databases(), ports))
 
 
@@ -247,7 +242,7 @@ async def test_the_image_s_entry_point_and_health_check_serve_an_agent_as_its_us
         reading = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
         drop = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups", *reading]
     before = _times(image)
-    ports = {API_PORT: await free_port(), PORT: await free_port()}
+    ports = {API_PORT: str(free_port()), PORT: str(free_port())}
     (entry,) = only(FINAL, "ENTRYPOINT").command
     programs = image / "bin"
     launch, python = starting(*drop, str(programs / entry)), [*drop, str(programs / "python")]

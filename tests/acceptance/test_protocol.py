@@ -212,7 +212,7 @@ async def test_a_cancelled_call_ends_its_statement(
     await until(is_running)
     cancelled = {"method": "notifications/cancelled", "params": {"requestId": request, "reason": "enough"}}
     await agent.write(json.dumps({"jsonrpc": "2.0"} | cancelled))
-    await until(is_gone, within=8)
+    await until(is_gone, within=12)
     await outside.close()
     assert (await agent.sql("SELECT 1")).rows == [[1]]
 

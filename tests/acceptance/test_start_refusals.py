@@ -79,7 +79,7 @@ async def test_a_wrong_policy_file_is_one_line_that_names_the_setting_and_the_fi
 async def test_an_unreachable_database_is_one_line_and_exit_code_1(
     command: CommandFactory, arguments: tuple[str, ...]
 ) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         done = await command({"AGENTDB_CONTROL_URL": CONTROL, "AGENTDB_ENCRYPTION_KEYS": "ab" * 32}, *arguments)
     assert done.one_line
     assert done.code == 1

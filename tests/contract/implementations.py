@@ -62,7 +62,7 @@ IMPLEMENTATIONS = {"neon": neon, "postgres": cluster}
 async def connections_left(superuser: asyncpg.Connection) -> list[str]:
     """Ours, and those to other databases than the cluster's own, once those that are ending have ended."""
     names: list[str] = []
-    with anyio.move_on_after(3):
+    with anyio.move_on_after(30):
         while True:
             rows = await superuser.fetch(
                 "SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'"

@@ -134,6 +134,16 @@ async def test_nobody_gets_in_without_the_password(
         )
 
 
+async def test_a_port_that_somebody_takes_before_postgres_does_is_given_up_for_another(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, chosen = server._choose_port, [postgres.port]
+    monkeypatch.setattr(server, "_choose_port", lambda *given: chosen.pop() if chosen else choose(*given))
+    async with embedded_postgres() as other:
+        assert other.port != postgres.port
+        assert await ask(other, "SELECT 1") == 1
+
+
 async def test_every_login_is_by_scram(superuser: asyncpg.Connection) -> None:
     rows = await superuser.fetch("SELECT type, auth_method FROM pg_hba_file_rules")
     assert {row["auth_method"] for row in rows} == {"scram-sha-256"}

@@ -67,7 +67,7 @@ async def _inside_checks(built: Arena, checks: dict[str, Any]) -> list[str]:
 async def _no_active_backend(built: Arena, inside: asyncpg.Connection) -> list[str]:
     """Soon after the call: a backend inside one long copy of memory ends when that copy does."""
     active = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active'"
-    with anyio.move_on_after(3):
+    with anyio.move_on_after(10):
         while await inside.fetchval(active, built.role):
             await anyio.sleep(0.05)
         return []

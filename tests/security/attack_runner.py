@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from attack_arena import HERE, Arena, Output, arena
 from attack_checks import afterwards, look, outside
 
+# How what is wrong begins where all that is wrong is the time.
+SLOW = ("max_seconds: ", "loop_stall_max: ")
 OWN_CASES = HERE / "cases.jsonl"
 SHARED_CASES = HERE.parents[2] / "shared" / "attacks" / "cases.jsonl"
 
@@ -50,7 +52,18 @@ def has_known_gap(case: dict[str, Any]) -> bool:
 
 
 async def run_case(built: Arena, case: dict[str, Any], *, gate: bool) -> list[str]:
-    """What is wrong with this case; empty if it holds. Without the gate only promises about damage count."""
+    """What is wrong with this case; empty if it holds. Without the gate only promises about damage count.
+
+    What takes too long has to do so each of three times: a busy machine is no finding.
+    """
+    for _ in range(2):
+        wrong = await _run_once(built, case, gate=gate)
+        if not wrong or not all(each.startswith(SLOW) for each in wrong):
+            return wrong
+    return await _run_once(built, case, gate=gate)
+
+
+async def _run_once(built: Arena, case: dict[str, Any], *, gate: bool) -> list[str]:
     await built.renew()
     for sql in case.get("setup", []):
         await built.call("normal", built.fill(sql))

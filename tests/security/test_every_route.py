@@ -67,6 +67,11 @@ REFUSED = {401, 403, 404}
 # Whoever's token it is: what is not the caller's own is gone already.
 SILENT = {"DELETE /api/tokens/{token_id}"}
 HARM = "CREATE TABLE intruder (i int)"
+# Columns that servers write by themselves: with every use of a token, and when a period's cost comes to another cent.
+NOTED = [
+    *("last_used_at", "last_sync", "updated_at"),
+    *("total_cost_cents", "current_period_cost_cents", "current_period_cost_microcents"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +114,8 @@ class Scene:
         names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '^db_(usage|audit)'"
         found = {}
         for (name,) in await connection.fetch(names):
-            sql = f"SELECT (to_jsonb(t) - 'last_used_at')::text FROM \"{name}\" AS t ORDER BY 1"
-            found[name] = [row[0] for row in await connection.fetch(sql)]
+            sql = f'SELECT (to_jsonb(t) - $1::text[])::text FROM "{name}" AS t ORDER BY 1'
+            found[name] = [row[0] for row in await connection.fetch(sql, NOTED)]
         await connection.close()
         return found
 

@@ -29,8 +29,9 @@ async def test_debug_logs_show_no_credential_and_no_forged_line(stack: LocalStac
     async with fresh(environ, log, "serve", "--http", "--port", "0") as process:
 
         async def url() -> str | None:
-            lines = log.read_text().splitlines()
-            return next((line.rpartition(" ")[2] for line in lines if " serving at " in line), None)
+            lines = log.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if " serving at " in line and line.endswith("\n")]
+            return whole[0].split()[-1] if whole else None
 
         base = await eventually(url)
         as_service = {"x-internal-api-key": environ["AGENTDB_SERVICE_KEY"]}

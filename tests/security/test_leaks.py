@@ -24,7 +24,7 @@ import pytest
 
 from agentdb_mcp.local_stack import LocalStack, local_stack
 
-ANSWER_TIMEOUT_S = 30
+ANSWER_TIMEOUT_S = 90
 WRONG_KEY = "napi_wrong_but_secret_all_the_same"
 WRONG_PASSWORD = "wrong-but-secret-all-the-same"
 ACCESS = re.compile(r"postgres(?:ql)?://[^\s/…]*:[^\s/…]+@|SCRAM-SHA-256\$|PASSWORD '[^']", re.IGNORECASE)
@@ -161,7 +161,9 @@ class Place:
     async def _project_passwords(self) -> dict[str, str]:
         found: dict[str, str] = {}
         async with httpx.AsyncClient(
-            base_url=self.stack.emulator.base_url, headers={"Authorization": f"Bearer {self.stack.emulator.api_key}"}
+            base_url=self.stack.emulator.base_url,
+            headers={"Authorization": f"Bearer {self.stack.emulator.api_key}"},
+            timeout=60,
         ) as client:
             for project in (await client.get("/projects")).json()["projects"]:
                 base = f"/projects/{project['id']}"
@@ -349,7 +351,7 @@ async def test_a_project_deleted_at_neon_is_an_error_without_a_secret(place: Pla
         await agent.sql("SELECT 1")
         before = await place.secrets()
         headers = {"Authorization": f"Bearer {place.stack.emulator.api_key}"}
-        async with httpx.AsyncClient(base_url=place.stack.emulator.base_url, headers=headers) as client:
+        async with httpx.AsyncClient(base_url=place.stack.emulator.base_url, headers=headers, timeout=60) as client:
             listed = (await client.get("/projects", params={"search": "agent-project-gone"})).json()["projects"]
             (await client.delete(f"/projects/{listed[0]['id']}")).raise_for_status()
         for _ in range(2):

@@ -44,6 +44,8 @@ from agentdb_mcp.models import Secret
 SUPERUSER = "postgres"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+# Ports that are tried, and what Postgres says where it gets none.
+PORTS, NO_PORT = 5, "could not create any TCP/IP sockets"
 PR_SET_PDEATHSIG = 1
 # Of each backend: past it a statement fails with "out of memory" instead of taking the machine's.
 BACKEND_MEMORY = 768 * 1024 * 1024
@@ -101,10 +103,8 @@ async def embedded_postgres(
     with _home(data_dir) as home:
         launch = await anyio.to_thread.run_sync(_prepare, home, bin_dir, data_dir is not None)
         password = await anyio.to_thread.run_sync(_initialize, launch)
-        port = await anyio.to_thread.run_sync(_choose_port, launch, port)
-        server = await _start(launch, port)
+        port, server = await _come_up(launch, port)
         try:
-            await _wait_until_ready(launch, server)
             if launch.durable:
                 (launch.home / "port").write_text(f"{port}\n")
             yield EmbeddedPostgres(port, password, server.pid, launch.version)
@@ -212,6 +212,29 @@ def _identity(launch: _Launch) -> dict[str, Any]:
     if launch.account is None:
         return common
     return common | {"user": launch.account.pw_uid, "group": launch.account.pw_gid, "extra_groups": []}
+
+
+async def _come_up(launch: _Launch, wanted: int) -> tuple[int, asyncio.subprocess.Process]:
+    """The server when it is ready, and its port: another one if somebody took the first before Postgres did."""
+    for _ in range(PORTS - 1):
+        try:
+            return await _come_up_once(launch, wanted)
+        except DatabaseUnavailable as error:
+            if NO_PORT not in error.message:
+                raise
+    return await _come_up_once(launch, wanted)
+
+
+async def _come_up_once(launch: _Launch, wanted: int) -> tuple[int, asyncio.subprocess.Process]:
+    port = await anyio.to_thread.run_sync(_choose_port, launch, wanted)
+    server = await _start(launch, port)
+    try:
+        await _wait_until_ready(launch, server)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await _stop(server)
+        raise
+    return port, server
 
 
 async def _start(launch: _Launch, port: int) -> asyncio.subprocess.Process:

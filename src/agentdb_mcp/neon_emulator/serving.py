@@ -17,6 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from agentdb_mcp.neon_emulator.tasks import task_group
 
 GRACE_S = 5
+# Longer than clients keep one (httpx: 5 s), so that none is closed under the next request.
+KEEP_ALIVE_S = 60
 UNDO_S = 10
 
 
@@ -69,6 +71,7 @@ async def serve(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
     )
     server = _Server(config)

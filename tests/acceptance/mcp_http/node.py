@@ -74,7 +74,7 @@ def _install(folder: Path, target: Path) -> str | None:
 async def run_script(script: Path, modules: Path, given: Any, **environment: str) -> Any:
     """What a script prints that gets `given` on its standard input, both as JSON; it must end by itself."""
     copy = shutil.copy(script, modules)
-    with anyio.fail_after(90):
+    with anyio.fail_after(180):
         done = await anyio.run_process(
             [node(), str(copy)],
             input=json.dumps(given).encode(),

@@ -189,7 +189,7 @@ def first_line(log: Path) -> str:
 
 async def serving_at(process: Process, log: Path) -> str:
     """The base URL, from the first line on stderr."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not (line := first_line(log)):
             assert process.returncode is None, "the server ended before it served"
             await anyio.sleep(0.02)

@@ -55,7 +55,7 @@ async def test_a_statement_ends_with_the_connection_of_its_client(
             clients.start_soon(lambda: wire.send(body, **headers))
             await until(lambda: running(sql))
             clients.cancel_scope.cancel()
-    await until(gone(running, sql), within=5)
+    await until(gone(running, sql), within=12)
     async with server.wire(holder) as wire:
         await wire.initialize()
         assert not (await wire.sql("SELECT 1")).get("isError")
@@ -74,9 +74,9 @@ async def test_a_statement_ends_where_the_sdk_s_client_gives_up(
             await until(lambda: running(sql))
             calls.cancel_scope.cancel()
         if way in SESSIONS or mode == "auto":
-            await until(gone(running, sql), within=5)
+            await until(gone(running, sql), within=12)
     # Without sessions nobody takes that era's notice, and its client keeps the connection until it ends itself.
-    await until(gone(running, sql), within=5)
+    await until(gone(running, sql), within=12)
 
 
 @pytest.mark.parametrize("way", MOST_DIFFERENT)
@@ -104,10 +104,10 @@ async def test_a_server_that_is_ended_answers_what_runs_and_leaves_nothing(
                 await streams.enter_async_context(wire.http.stream("GET", wire.path, headers=wire.session))
             for version in statements:
                 group.start_soon(call, version)
-            for sql in statements.values():
-                await until(lambda sql=sql: running(sql))
+            for version, sql in statements.items():  # a busy machine may have ended one before the other begins
+                await until(lambda version=version, sql=sql: version in answers or running(sql))
             server.process.send_signal(signal.SIGTERM)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             assert await server.process.wait() == 0
         with pytest.raises(httpx.ConnectError):
             await wire.send(message("ping"))

@@ -112,7 +112,7 @@ async def test_a_call_ends_with_its_session(server: HttpServer, holder: Holder, 
         group.start_soon(call)
         await until(lambda: running(sql))
         assert (await wire.delete()).status_code == 200
-        await until(is_gone, within=5)
+        await until(is_gone, within=12)
     assert answers[0].json()["error"]["code"] == CANCELLED
 
 
@@ -170,7 +170,7 @@ async def test_calls_of_the_same_id_all_end_with_their_session(
             group.start_soon(call, sql)
             await until(partial(running, sql))
         assert (await wire.delete()).status_code == 200
-        await until(are_gone, within=5)
+        await until(are_gone, within=12)
     assert [answer.json()["error"]["code"] for answer in answers] == [CANCELLED] * 2
 
 
@@ -189,7 +189,7 @@ async def test_a_call_is_cancelled_however_its_message_is_written(
         group.start_soon(call)
         await until(lambda: running(sql))
         assert (await wire.send(json.dumps(message).replace("/", r"\/"))).status_code == 202
-        await until(lambda: bool(answers), within=5)
+        await until(lambda: bool(answers), within=12)
     assert answers[0].json()["error"]["code"] == CANCELLED
 
 
@@ -206,4 +206,4 @@ async def test_a_client_that_goes_away_ends_its_plain_call(
         group.start_soon(wire.send, request("tools/call", execute(sql)))
         await until(lambda: running(sql))
         group.cancel_scope.cancel()
-    await until(is_gone, within=5)
+    await until(is_gone, within=12)

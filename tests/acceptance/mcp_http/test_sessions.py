@@ -91,7 +91,7 @@ async def test_a_cancelled_call_ends_its_statement(
         await until(lambda: running(sql))
         cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4711}}
         assert (await wire.send(cancelled)).status_code == 202
-        await until(is_gone, within=5)
+        await until(is_gone, within=12)
     assert answers[0]["error"]["code"] == CANCELLED
 
 

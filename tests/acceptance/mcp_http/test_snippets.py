@@ -46,7 +46,7 @@ async def run(shared: Shared, holder: Holder, text: str, command: list[str]) -> 
     server = await shared("stateless-json")
     environ = {"PATH": os.environ["PATH"], "AGENTDB_TOKEN": holder.token}
     program = text.replace(URL, server.url).encode()
-    with anyio.fail_after(60):
+    with anyio.fail_after(180):
         done = await anyio.run_process(command, input=program, env=environ, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()

@@ -24,7 +24,7 @@ export default {
   },
   methods: {
     async found() {
-      for (let tries = 0; tries < 200; tries++) {
+      for (let tries = 0; tries < 1200; tries++) {
         const element = mounted_app === undefined ? undefined : getElement(this.editor);
         if (element) return element;
         await new Promise((resolve) => setTimeout(resolve, 25));
