@@ -112,9 +112,7 @@ class KnownHosts:
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if len(headers.getlist("host")) > 1:  # a proxy in front might have looked at the other one
-            await _refuse(InvalidArgument("The request names its host twice."), scope, receive, send)
-        elif not self._is_known(host):
+        if not self._is_known(host):
             await _refuse(NotAllowed("This server does not go by that name.", hint=_HOSTS_HINT), scope, receive, send)
         elif origin is not None and not self._may_ask(origin, host, scope["path"]):
             await _refuse(NotAllowed("Pages of that origin may not ask.", hint=_ORIGINS_HINT), scope, receive, send)
@@ -154,7 +152,7 @@ class BoundedBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if (error := self._told(Headers(scope=scope).get("content-length", "0"))) is not None:
+        if (error := self._told(Headers(scope=scope))) is not None:
             await _refuse(error, scope, receive, send)
             return
         body = _Body(self, receive, anyio.current_time() + self.timeout_s)
@@ -177,7 +175,10 @@ class BoundedBody:
         if body.refused is not None and not answered:
             await _refuse(body.refused, scope, receive, send)
 
-    def _told(self, length: str) -> AgentDBError | None:
+    def _told(self, headers: Headers) -> AgentDBError | None:
+        length = headers.get("content-length", "0")
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy in front may go by the other one
+            return InvalidArgument("A request's body has its length told in one way: content-length or chunks.")
         if not _LENGTH.fullmatch(length):
             return InvalidArgument("content-length is not a number that a body could have.")
         return self.too_large() if int(length) > self.max_bytes else None

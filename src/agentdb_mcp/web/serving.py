@@ -11,7 +11,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentdb_mcp.errors import ConfigurationError
 from agentdb_mcp.logs import get_logger
@@ -23,25 +23,22 @@ log = get_logger(__name__)
 # What an answer takes beyond the longest statement.
 GRACE_S = 5
 MONITOR_PATIENCE_S = 10.0
-# A request's line and headers together.
-MAX_HEAD_BYTES = 64 * 1024
 # Of what a page of the explorer sends.
 WS_MAX_BYTES = 1_000_000
 
 
-class _Protocol(HttpToolsProtocol):
-    """Closes connections on which nothing happens: no request begins, or its answer is not taken; bounds heads.
+class _Protocol(H11Protocol):
+    """Closes connections on which nothing happens: no request begins, or its answer is not taken.
 
-    uvicorn itself would wait for the rest of a request's first line, and for a reader, as long as the client likes, and
-    keep a head of any length.
+    uvicorn itself would wait for the rest of a request's first line, and for a reader, as long as the client likes. Not
+    on httptools, which is faster: it takes the body of a request that asks for an upgrade for a request of its own, and
+    trailers for headers, so that a proxy in front could be led past.
     """
 
     # Twice this is the longest that a client may take for a request's head, or take nothing of an answer.
     patience_s: float
     _timer: asyncio.TimerHandle | None = None
     _seen: tuple[object, int] = (None, 0)
-    # Bytes that came since the last request's end, None while a body comes.
-    _head: int | None = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (as uvicorn has it)
         super().connection_made(transport)
@@ -52,30 +49,18 @@ class _Protocol(HttpToolsProtocol):
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
-        super().data_received(data)
-        if self._head is not None and self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("The head of the request is too long.")
-
-    def on_headers_complete(self) -> None:
-        self._head = None
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._head = 0
-        super().on_message_complete()
-
     def _look(self) -> None:
-        if self.transport.get_protocol() is not self:  # a socket of the explorer's now, which has pings of its own
+        protocol, waiting = self.transport.get_protocol(), self.transport.get_write_buffer_size()
+        doing: object = protocol
+        rests = True
+        if protocol is self:
+            doing, rests = self.cycle, self.cycle is None or self.cycle.response_complete
+        elif getattr(protocol, "handshake_complete", True):  # a socket of the explorer's now, which has its own pings
             return
-        waiting = self.transport.get_write_buffer_size()
-        rests = self.cycle is None or self.cycle.response_complete
-        if (self.cycle, waiting) == self._seen and (rests or waiting):
+        if (doing, waiting) == self._seen and (rests or waiting):
             self.transport.abort()
             return
-        self._seen = (self.cycle, waiting)
+        self._seen = (doing, waiting)
         self._timer = self.loop.call_later(self.patience_s, self._look)
 
 
