@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Relay
 
 SHORT = Limits(timeout_s=0.5, max_rows=100, max_bytes=100_000)
-HANGS = 20.0
+# For what only makes ready or looks: opening a session counts too.
+AMPLE = Limits(timeout_s=30, max_rows=100, max_bytes=100_000)
+HANGS = 60.0
 TABLE = "CREATE TABLE slow (n int)"
 STUBBORN = """
     CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN LOOP
@@ -41,13 +43,13 @@ async def run(
 
 
 async def rows(pools: Pools, target: DatabaseTarget, sql: str) -> list[list[object]]:
-    return (await run(pools, target, sql, read_only=True))[0].rows
+    return (await run(pools, target, sql, read_only=True, limits=AMPLE))[0].rows
 
 
 async def test_a_commit_that_outlives_the_deadline_has_an_unknown_outcome(
     pools: Pools, agent_database: DatabaseTarget, superuser: asyncpg.Connection
 ) -> None:
-    await run(pools, agent_database, TABLE, STUBBORN, AT_COMMIT)
+    await run(pools, agent_database, TABLE, STUBBORN, AT_COMMIT, limits=AMPLE)
     with pytest.raises(DatabaseUnavailable, match="may have taken effect or not") as unknown:
         await run(pools, agent_database, "INSERT INTO slow VALUES (1)")
     assert unknown.value.retryable is False
@@ -61,7 +63,7 @@ async def test_a_commit_that_outlives_the_deadline_has_an_unknown_outcome(
 async def test_a_commit_that_postgres_cancels_at_its_limit_is_a_timeout_and_took_no_effect(
     pools: Pools, agent_database: DatabaseTarget, lift: list[str]
 ) -> None:
-    await run(pools, agent_database, TABLE, OBEDIENT, AT_COMMIT)
+    await run(pools, agent_database, TABLE, OBEDIENT, AT_COMMIT, limits=AMPLE)
     with pytest.raises(StatementTimeout):
         await run(pools, agent_database, "INSERT INTO slow VALUES (1)", *lift)
     assert await rows(pools, agent_database, "SELECT * FROM slow") == []
@@ -70,7 +72,7 @@ async def test_a_commit_that_postgres_cancels_at_its_limit_is_a_timeout_and_took
 async def test_a_commit_whose_answer_does_not_come_is_never_called_a_timeout(
     pools: Pools, agent_database: DatabaseTarget, relayed_database: DatabaseTarget, relay: Relay
 ) -> None:
-    await run(pools, relayed_database, TABLE)
+    await run(pools, relayed_database, TABLE, limits=AMPLE)
     relay.mute_at = b"COMMIT"
     with pytest.raises(DatabaseUnavailable, match="may have taken effect or not"):
         await run(pools, relayed_database, "INSERT INTO slow VALUES (1)")
@@ -107,7 +109,7 @@ async def test_an_error_stays_that_error_when_the_reset_after_it_gets_no_answer(
 async def test_a_statement_that_gets_no_answer_is_a_timeout_and_took_no_effect(
     pools: Pools, relayed_database: DatabaseTarget, relay: Relay
 ) -> None:
-    await run(pools, relayed_database, TABLE)
+    await run(pools, relayed_database, TABLE, limits=AMPLE)
     relay.mute_at = b"INSERT INTO slow"
     with pytest.raises(StatementTimeout):
         await run(pools, relayed_database, "INSERT INTO slow VALUES (1)")
@@ -118,7 +120,7 @@ async def test_a_statement_that_gets_no_answer_is_a_timeout_and_took_no_effect(
 async def test_a_caller_who_goes_away_while_it_commits_leaves_a_pool_that_works(
     pools: Pools, agent_database: DatabaseTarget
 ) -> None:
-    await run(pools, agent_database, TABLE, STUBBORN, AT_COMMIT)
+    await run(pools, agent_database, TABLE, STUBBORN, AT_COMMIT, limits=AMPLE)
     with anyio.move_on_after(0.3):
         await run(pools, agent_database, "INSERT INTO slow VALUES (1)", limits=Limits(60, 10, 1000))
     for _ in range(6):
@@ -129,7 +131,7 @@ async def test_a_caller_who_goes_away_while_it_commits_leaves_a_pool_that_works(
 async def test_a_connection_reset_while_a_statement_runs_is_not_sent_again_and_says_that_nothing_took_effect(
     pools: Pools, relayed_database: DatabaseTarget, relay: Relay, read_only: bool
 ) -> None:
-    await run(pools, relayed_database, TABLE)
+    await run(pools, relayed_database, TABLE, limits=AMPLE)
     relay.sent.clear()
     relay.reset_at = b"WITH once"
     with pytest.raises(AgentDBError, match="nothing of it took effect") as lost:

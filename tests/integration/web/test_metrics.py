@@ -70,8 +70,9 @@ async def test_calls_are_counted_by_tool_and_outcome_and_their_time_is_spread(pl
 
 
 async def test_a_backend_that_is_ended_is_counted(platform: Platform, owner: Owner) -> None:
-    before = await scraped(platform)
     tenant = Tenant(owner.user_id, owner.workspace_id)
+    await platform.application.queries.execute(tenant, Scope.AGENT, [Statement("SELECT 1")])  # opens the session
+    before = await scraped(platform)
     with anyio.move_on_after(0.5):
         await platform.application.queries.execute(tenant, Scope.AGENT, [Statement("SELECT pg_sleep(10)")])
     after = await scraped(platform)
