@@ -134,7 +134,7 @@ async def test_a_table_that_was_never_analyzed_is_remarked_on(built: World) -> N
 async def test_costs_before_and_after_are_of_the_same_knowledge_of_the_table(built: World) -> None:
     """Rows turned out to be many more than estimated: a build finds out, and no index is to have the credit for it."""
     await built.run(
-        "CREATE TABLE stale (n int, filler text)",
+        "CREATE TABLE stale (n int, filler text) WITH (autovacuum_enabled = off)",
         "INSERT INTO stale SELECT n, repeat('x', 2000) FROM generate_series(1, 300) AS n",
         "ANALYZE stale",
         "INSERT INTO stale SELECT n, '' FROM generate_series(1, 20000) AS n",
