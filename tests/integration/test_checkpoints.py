@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import asyncpg
@@ -80,22 +81,24 @@ async def test_what_was_written_after_a_checkpoint_is_gone_after_its_restore(
 
 
 async def test_a_running_statement_ends_with_a_restore_and_other_processes_go_on(
-    application: Application, checkpoints: Checkpoints, environ: dict[str, str], tenant: Tenant
+    application: Application, checkpoints: Checkpoints, environ: dict[str, str], tenant: Tenant, tmp_path: Path
 ) -> None:
     made, _ = await checkpoints.create(tenant, OURS)
-    async with open_application(load_settings(environ)) as other:
+    (tmp_path / "patient.toml").write_text('name = "patient"\n[limits]\ntimeout_s = 120.0\n')
+    patient = environ | {"AGENTDB_POLICY": str(tmp_path / "patient.toml")}
+    async with open_application(load_settings(patient)) as other:
         assert await run(other, tenant, "SELECT text FROM note") == [["before"]]
         await run(application, tenant, "UPDATE note SET text = 'after'")
         ended: list[AgentDBError] = []
 
         async def wait() -> None:
             with pytest.raises(AgentDBError) as failed:
-                await run(other, tenant, "SELECT pg_sleep(14)")
+                await run(other, tenant, "SELECT pg_sleep(100)")
             ended.append(failed.value)
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            await _busy(environ, "pg_sleep(14)")
+            await _busy(environ, "pg_sleep(100)")
             await checkpoints.restore(tenant, OURS, made.checkpoint.id)
         assert [error.code for error in ended] == ["database_unavailable"]
         assert await run(other, tenant, "SELECT text FROM note") == [["before"]]
@@ -104,7 +107,7 @@ async def test_a_running_statement_ends_with_a_restore_and_other_processes_go_on
 async def _busy(environ: dict[str, str], text: str) -> None:
     control = await asyncpg.connect(environ["AGENTDB_CONTROL_URL"])
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not await control.fetchval(
                 "SELECT true FROM pg_stat_activity WHERE query LIKE '%' || $1 || '%' AND state = 'active'"
                 " AND pid <> pg_backend_pid()",

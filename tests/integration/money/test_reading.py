@@ -67,4 +67,4 @@ async def test_what_runs_is_stored_before_it_ends(stack: LocalStack, quick: Path
             await until(is_stored)
             report = await cloud.report(agent)
             group.cancel_scope.cancel()
-        assert 0 <= (await cloud.report(agent)).used_microcents - report.used_microcents < 1000
+        assert 0 <= (await cloud.report(agent)).used_microcents - report.used_microcents < 5000

@@ -102,7 +102,7 @@ async def test_a_workspace_is_removed_in_the_background_and_its_status_tells(
     platform: Platform, neon: httpx.AsyncClient
 ) -> None:
     owner = await platform.register()
-    await neon.post("/faults", json={"method": "DELETE", "path": "/projects/*", "delay_before": 0.5, "times": 1})
+    await neon.post("/faults", json={"method": "DELETE", "path": "/projects/*", "delay_before": 1.5, "times": 1})
     path = f"/api/workspaces/{owner.workspace_id}"
     answer = await platform.http.delete(path)
     assert (answer.status_code, answer.json()["status"]) == (202, "deleting")
