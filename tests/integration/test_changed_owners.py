@@ -152,7 +152,7 @@ async def test_the_old_owner_pays_for_what_was_before_and_the_new_one_is_judged_
     await hand_over(application, control, new)
     await query(application, new, "SELECT 1")
     assert await payer(control, new) == new.user_id
-    assert await used(application, old) == before
+    assert 0 <= await used(application, old) - before < 1000  # what is stored costs on until the payer changes
     assert await used(application, new) > 0
 
 

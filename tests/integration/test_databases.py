@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -380,7 +381,7 @@ async def test_what_is_resolved_shows_no_secret_when_printed(open_with: Opener, 
     parts = urlsplit(found.target.uri.reveal())
     assert parts.password
     assert parts.password not in repr(found)
-    assert str(parts.port) not in repr(found)
+    assert not re.search(rf"\b{parts.port}\b", repr(found))
 
 
 async def test_a_database_made_in_sims_world_works_end_to_end(open_with: Opener, tenant: Tenant) -> None:

@@ -87,7 +87,7 @@ async def ask(server: EmbeddedPostgres, sql: str) -> object:
 
 async def gone(pids: list[int]) -> bool:
     """Whether the processes end; a zombie has ended."""
-    with anyio.move_on_after(10):
+    with anyio.move_on_after(60):
         while True:
             running = [pid for pid in pids if psutil.pid_exists(pid) and not is_zombie(pid)]
             if not running:
@@ -396,9 +396,10 @@ async def test_the_data_and_the_password_are_closed_to_others(home: Path) -> Non
 async def test_as_root_the_server_runs_as_an_unprivileged_account(postgres: EmbeddedPostgres) -> None:
     account = server_account()
     for pid in family(postgres.pid):
-        process = psutil.Process(pid)
-        assert set(process.uids()) == {account.pw_uid}
-        assert set(process.gids()) == {account.pw_gid}
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend that ended meanwhile
+            process = psutil.Process(pid)
+            assert set(process.uids()) == {account.pw_uid}
+            assert set(process.gids()) == {account.pw_gid}
 
 
 @as_root
