@@ -54,7 +54,7 @@ class Sides:
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    with anyio.fail_after(15):
+    with anyio.fail_after(50):
         while not (found := await condition()):
             await anyio.sleep(0.02)
     return found

@@ -327,7 +327,7 @@ async def test_calls_that_take_two_connections_end_whatever_order_they_ask_in(
             await run(pools, databases[letter])
         ended[letter] += 1
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             for first, second in ("ab", "ba", "bc", "cb", "ca", "ac"):
                 group.start_soon(two, first, second)

@@ -94,7 +94,7 @@ async def test_a_reader_that_goes_away_ends_the_statement(
 
         await stream(pools, agent_database, "SELECT i AS left_behind FROM generate_series(1, 10000000) AS i", sink)
     assert scope.cancelled_caught
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while await superuser.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%left_behind%' AND pid <> pg_backend_pid()"
         ):

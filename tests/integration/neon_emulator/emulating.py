@@ -60,7 +60,7 @@ async def connected(uri: str, **options: object) -> AsyncIterator[asyncpg.Connec
 
 async def settled(api: httpx.AsyncClient, project_id: str) -> None:
     """Wait for the project's operations, as clients do."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             listed = (await api.get(f"/projects/{project_id}/operations")).json()["operations"]
             if all(operation["status"] == "finished" for operation in listed):

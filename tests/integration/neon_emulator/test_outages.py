@@ -97,14 +97,14 @@ async def test_connections_that_say_goodbye_and_stay_open_do_not_end_the_api(
             connected(postgres.uri().reveal()) as superuser,
         ):
             created = await create(api)
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while "fallen due failed (InternalClientError)" not in caplog.text:
                     relay.let_go.clear()
                     for _ in range(10):
                         await superuser.execute(END)
                         await anyio.sleep(0.05)
                     relay.let_go.set()  # whoever asked just when a connection's last words came waits for its end
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while (await api.get("/projects")).status_code != 200:
                     await anyio.sleep(0.01)
             async with connected(uri_of(created)) as connection:
@@ -125,11 +125,11 @@ async def test_a_project_whose_creation_an_outage_ended_is_undone_when_it_is_ove
                 await superuser.execute("LOCK TABLE database IN EXCLUSIVE MODE")
                 async with anyio.create_task_group() as group:
                     group.start_soon(assert_fails, api)
-                    with anyio.fail_after(20):
+                    with anyio.fail_after(60):
                         while len(await superuser.fetch(MADE)) != len(before) + 2:
                             await anyio.sleep(0.01)
                     outage.enter_context(relay.away())
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while await superuser.fetch(MADE) != before or await superuser.fetchval(HALF_MADE):
                     await anyio.sleep(0.05)
             await create(api)

@@ -40,7 +40,7 @@ async def test_a_statement_that_runs_when_the_compute_is_suspended_fails_with_57
     async with connected(uri_of(created)) as busy, anyio.create_task_group() as group:
 
         async def suspend() -> None:
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 while not await superuser.fetchval(runs):
                     await anyio.sleep(0.01)
             await done(api, "POST", f"{endpoint_path(created)}/suspend")
@@ -83,7 +83,7 @@ async def test_waking_takes_the_cold_start_that_was_chosen() -> None:
                     answers.append(await waking.fetchval("SELECT 1"))
 
             group.start_soon(ask)
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 while await state_of(api, created) != "init":
                     await anyio.sleep(0.01)
             assert answers == []

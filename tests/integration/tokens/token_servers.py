@@ -107,7 +107,7 @@ async def without_notices(upstream: int) -> AsyncIterator[tuple[int, anyio.Event
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not await condition():
             await anyio.sleep(0.01)
 

@@ -153,7 +153,7 @@ async def test_a_body_is_read_only_from_who_may_send_it(platform: Platform) -> N
                 b"POST /api/users HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
                 b"content-length: 1000000\r\n" + headers + b'\r\n{"user_id"'
             )
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert (await stream.receive()).startswith(b"HTTP/1.1 401 ")
 
 
@@ -202,7 +202,7 @@ async def test_a_body_that_does_not_come_is_waited_for_so_long(guarded: Platform
             b"POST /api/users HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             b"content-length: 30\r\nauthorization: Bearer " + SERVICE_KEY.encode() + b'\r\n\r\n{"user_id"'
         )
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             answer = await stream.receive()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"did not come" in answer
@@ -222,7 +222,7 @@ async def test_a_connection_on_which_no_request_comes_is_closed(guarded: Platfor
         if sent:
             await stream.send(sent)
             group.start_soon(drip)
-        with anyio.fail_after(10), contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        with anyio.fail_after(30), contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             await stream.receive()
         group.cancel_scope.cancel()
 
@@ -248,7 +248,7 @@ async def test_requests_that_two_servers_might_read_differently_are_refused(plat
     ):
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"POST /api/users HTTP/1.1\r\nhost: 127.0.0.1\r\n" + lines + b"\r\n\r\n")
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 answer = await stream.receive()
             assert answer[9:12] in (b"400", b"413", b"501"), (lines, answer)
 
