@@ -196,7 +196,8 @@ async def test_tools_are_named(agent: Agent) -> None:
     ]
 
 
-async def test_a_page_that_was_held_is_a_read_of_its_rows(agent: Agent) -> None:
+async def test_a_page_that_was_held_is_a_read_of_its_rows(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentdb_mcp.services.calls.READ_ON_LEAST_S", 20.0)  # on any machine
     page = await agent.application.pages.first(agent.tenant, Scope.AGENT, Statement("SELECT generate_series(1, 5)"), 2)
     await agent.application.pages.next(agent.tenant, Scope.AGENT, page.next or "", 3)
     with pytest.raises(AgentDBError):

@@ -13,7 +13,8 @@ from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import AgentDBError, InvalidArgument
 from agentdb_mcp.execution import Statement, wire
 from agentdb_mcp.models import Scope, Tenant
-from agentdb_mcp.services import Page
+from agentdb_mcp.services import Page, calls
+from agentdb_mcp.services.calls import READ_ON_LEAST_S, READ_ON_S
 from agentdb_mcp.settings import load_settings
 from agentdb_mcp.store.control import create_database
 
@@ -28,6 +29,18 @@ held_row_bytes = 400_000
 max_value = 1000
 """
 ME = Tenant("ada", "w1")
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough to read past a page on any machine: shipped, it is twentieths of a second."""
+    monkeypatch.setattr(calls, "READ_ON_S", 20.0)
+    monkeypatch.setattr(calls, "READ_ON_LEAST_S", 20.0)
+
+
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "READ_ON_S", READ_ON_S)
+    monkeypatch.setattr(calls, "READ_ON_LEAST_S", READ_ON_LEAST_S)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +153,9 @@ async def test_bytes_bound_what_is_held_as_well(application: Application, sql: s
     ],
 )
 async def test_what_goes_wrong_past_the_page_does_not_take_the_page(
-    application: Application, rest: str, known: int
+    application: Application, monkeypatch: pytest.MonkeyPatch, rest: str, known: int
 ) -> None:
+    hurried(monkeypatch)
     page = await first(application, f"SELECT i, {rest} FROM generate_series(1, 1000) AS i", max_rows=20)
     assert len(page.result.rows) == 20
     assert page.result.truncated
@@ -153,6 +167,7 @@ async def test_what_goes_wrong_past_the_page_does_not_take_the_page(
 async def test_reading_past_the_page_that_does_not_end_in_time_costs_the_session_and_not_the_page(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hurried(monkeypatch)
     monkeypatch.setattr(wire, "READ_ON_GRACE_S", -wire.READ_ON_GRACE_S)  # ended before Postgres ends it
     before = (await first(application, "SELECT pg_backend_pid()")).result.rows
     page = await first(application, "SELECT i, pg_sleep(i / 30) IS NULL FROM generate_series(1, 99) AS i", max_rows=20)
