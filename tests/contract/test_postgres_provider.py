@@ -135,6 +135,27 @@ async def test_a_delete_that_was_killed_is_finished_by_whoever_looks_for_the_nam
     assert (await provider.create(name)).id != created.id
 
 
+async def test_a_delete_that_an_outage_cut_off_while_it_dropped_is_finished(
+    provider: PostgresProvider,
+    admin: asyncpg.Connection,
+    admin_uri: Secret,
+    postgres: EmbeddedPostgres,
+    own_cluster: EmbeddedPostgres,
+    name: str,
+) -> None:
+    """Postgres calls such a database invalid, and ends whoever alters it."""
+    before = await everything(admin)
+    created = await provider.create(name)
+    access = await provider.access(created)
+    server = postgres if admin_uri.reveal() == postgres.uri().reveal() else own_cluster
+    superuser = await asyncpg.connect(server.uri().reveal())
+    invalid = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+    assert await superuser.execute(invalid, access.database_name) == "UPDATE 1"
+    await superuser.close()
+    await provider.delete(created.id)
+    assert await everything(admin) == before
+
+
 async def test_twelve_that_create_one_name_at_once_get_one_project(admin_uri: Secret, name: str) -> None:
     made: list[Project] = []
 

@@ -28,6 +28,8 @@ TERMINATE_WAIT_MS = 5000
 # Where a role's making is recorded as a membership of its maker, granted by the bootstrap superuser.
 CREATOR_TIES_SINCE = 16
 BOOTSTRAP_SUPERUSER = 10
+# A database's connection limit once its dropping has begun.
+INVALID_DATABASE = -2
 FIRST_NORMAL_OID = 16384
 
 # No REPLICATION, although Neon grants it: on a shared cluster it would read every project's data.
@@ -262,8 +264,11 @@ class Cluster:
 
     async def _drop_database(self, name: str) -> None:
         async with self.pool.acquire() as connection:
-            # Its owner may have made it a template, which cannot be dropped.
-            await connection.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
+            # Its owner may have made it a template, which cannot be dropped; one whose dropping was cut off can be
+            # dropped alone.
+            valid = "SELECT datconnlimit <> $2 FROM pg_database WHERE datname = $1"
+            if await connection.fetchval(valid, name, INVALID_DATABASE):
+                await connection.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
             await connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
 
     async def _drop_roles(self, role_oids: set[int]) -> None:

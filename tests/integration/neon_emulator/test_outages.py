@@ -241,3 +241,21 @@ async def test_what_cannot_be_undone_is_warned_of_once(
 
 async def assert_fails(api: httpx.AsyncClient) -> None:
     assert_error(await api.post("/projects", json={"project": {}}), 500)
+
+
+async def test_a_deleted_project_whose_dropping_an_outage_cut_off_is_purged(postgres: EmbeddedPostgres) -> None:
+    """Postgres calls its database invalid, and ends whoever alters it."""
+    behaviour = Behaviour(tick_seconds=0.1, kept_after_delete_seconds=3)
+    async with (
+        neon_emulator(postgres.uri().reveal(), behaviour=behaviour) as emulator,
+        client_of(emulator) as api,
+        connected(postgres.uri().reveal()) as superuser,
+    ):
+        before = await superuser.fetch(MADE)
+        created = await create(api)
+        await api.delete(f"/projects/{created['project']['id']}")
+        invalid = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+        assert await superuser.execute(invalid, created["databases"][0]["name"]) == "UPDATE 1"
+        with anyio.fail_after(60):
+            while await superuser.fetch(MADE) != before:
+                await anyio.sleep(0.05)

@@ -20,6 +20,8 @@ from agentdb_mcp.providers.postgres.setup import OWNERS, TEMPLATE
 ADMIN_ATTRIBUTES = "LOGIN INHERIT CREATEROLE CREATEDB NOSUPERUSER NOREPLICATION"
 TERMINATE_WAIT_MS = 5000
 BOOTSTRAP_SUPERUSER, FIRST_NORMAL_OID = 10, 16384
+# A database's connection limit once its dropping has begun.
+INVALID_DATABASE = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,7 @@ async def finish_delete(registry: asyncpg.Connection, row: Row) -> None:
         row.role_name,
     )
     for (name,) in owned:
-        await registry.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
-        await registry.execute(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+        await _drop_database(registry, name)
     await _drop_roles(registry, row)
     await registry.execute("DELETE FROM public.project WHERE id = $1", row.id)
 
@@ -175,9 +176,15 @@ async def drop_copies(registry: asyncpg.Connection, condition: str, *values: obj
     """Databases first, then their rows."""
     for copy_id, database in await registry.fetch(f"SELECT id, database_name FROM public.copy {condition}", *values):
         if await registry.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
-            await registry.execute(f"ALTER DATABASE {quoted(database)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
-            await registry.execute(f"DROP DATABASE {quoted(database)} WITH (FORCE)")
+            await _drop_database(registry, database)
         await registry.execute("DELETE FROM public.copy WHERE id = $1", copy_id)
+
+
+async def _drop_database(registry: asyncpg.Connection, name: str) -> None:
+    """Also one that its owner made a template, and one whose dropping was cut off, which nobody can alter any more."""
+    if await registry.fetchval("SELECT datconnlimit <> $2 FROM pg_database WHERE datname = $1", name, INVALID_DATABASE):
+        await registry.execute(f"ALTER DATABASE {quoted(name)} IS_TEMPLATE false ALLOW_CONNECTIONS false")
+    await registry.execute(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
 
 
 async def _drop_roles(registry: asyncpg.Connection, row: Row) -> None:
