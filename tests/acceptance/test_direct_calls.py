@@ -156,9 +156,11 @@ async def test_requests_that_stand_for_themselves_are_answered_as_the_sdk_answer
     [
         {"io.modelcontextprotocol/protocolVersion": "2027-01-01"},
         {"io.modelcontextprotocol/clientCapabilities": None},
+        {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": 5}}},
         {"io.modelcontextprotocol/clientInfo": {"name": "acceptance"}},
+        {"io.modelcontextprotocol/clientInfo": {"name": "acceptance", "version": "1", "title": 5}},
     ],
-    ids=["version", "capabilities", "name"],
+    ids=["version", "no capabilities", "odd capabilities", "no version", "odd title"],
 )
 async def test_a_request_that_stands_for_itself_badly_is_refused_as_the_sdk_refuses(
     serve: ServeFactory, stack: LocalStack, changed: dict[str, Any]
@@ -167,6 +169,26 @@ async def test_a_request_that_stands_for_itself_badly_is_refused_as_the_sdk_refu
         assert "result" in await server.request("server/discover", {"_meta": CLIENT})
         assert "error" in await server.request("tools/list", {"_meta": CLIENT | changed})
         assert "result" in await server.request("tools/list", {"_meta": CLIENT})
+
+
+@pytest.mark.parametrize("first", ["server/discover", "tools/list"])
+async def test_one_request_that_says_nothing_of_its_client_does_not_spoil_the_others(
+    serve: ServeFactory, stack: LocalStack, first: str
+) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        assert "result" in await server.request(first, {"_meta": CLIENT})
+        for params in ({}, None):
+            assert (await server.request("ping", params))["error"]["code"] == -32602
+        for method in ("resources/list", "prompts/list", "tools/list"):
+            assert "result" in await server.request(method, {"_meta": CLIENT | {"example.com/other": "x"}})
+            assert "result" in await server.request(method, {"_meta": CLIENT})
+
+
+async def test_a_greeting_that_says_it_all_is_a_greeting(serve: ServeFactory, stack: LocalStack) -> None:
+    async with serve({"AGENT_DB_URL": stack.postgres.uri().reveal()}, greet=False) as server:
+        hello = GREETING | {"protocolVersion": "2025-11-25", "_meta": CLIENT}
+        assert "result" in await server.request("initialize", hello)
+        assert (await server.request("tools/list", {"_meta": CLIENT}))["error"]["code"] == -32600
 
 
 async def test_a_client_that_looked_first_may_greet_all_the_same(serve: ServeFactory, stack: LocalStack) -> None:

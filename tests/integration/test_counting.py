@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anyio
 import pytest
@@ -35,6 +36,14 @@ async def open_with(environ: dict[str, str]) -> AsyncIterator[Opener]:
             return await exits.enter_async_context(open_application(load_settings(environ | changes)))
 
         yield open_one
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> str:
+    """A policy by which nothing happens in the background: whoever reads waits for a lock that a test holds."""
+    path = tmp_path / "slow.toml"
+    path.write_text('name = "slow"\n[metering]\nflush_s = 3600.0\n')
+    return str(path)
 
 
 @pytest.fixture
@@ -90,8 +99,10 @@ def used(budgets: Budgets, user_id: str) -> int:
     return budgets._position(budgets._accounts[user_id], 0).used
 
 
-async def test_a_call_that_ends_while_others_are_stored_is_counted_once(open_with: Opener, tenant: Tenant) -> None:
-    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR=THREE_QUARTERS)
+async def test_a_call_that_ends_while_others_are_stored_is_counted_once(
+    open_with: Opener, tenant: Tenant, slow: str
+) -> None:
+    application = await open_with(NEON_COMPUTE_PRICE_PER_CU_HOUR=THREE_QUARTERS, AGENTDB_POLICY=slow)
     budgets, user = application.managed().usage.budgets, tenant.user_id or ""
     other = replace(tenant, workspace_id=f"{tenant.workspace_id}-other")
     await made(application, tenant)
@@ -152,8 +163,10 @@ async def test_a_new_payer_pays_for_no_more_than_the_calls_that_follow(
     assert 0 < budgets._accounts[payer].noted.awake_us <= 300_000_000
 
 
-async def test_growth_that_is_seen_while_others_are_stored_is_counted_once(open_with: Opener, tenant: Tenant) -> None:
-    application = await open_with()
+async def test_growth_that_is_seen_while_others_are_stored_is_counted_once(
+    open_with: Opener, tenant: Tenant, slow: str
+) -> None:
+    application = await open_with(AGENTDB_POLICY=slow)
     budgets, user = application.managed().usage.budgets, tenant.user_id or ""
     row = await made(application, tenant)
     see = counting(application, row, user)

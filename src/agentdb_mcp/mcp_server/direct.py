@@ -8,6 +8,7 @@ of it would.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +51,8 @@ class Direct:
         self._first = True
         self._open = False  # after a greeting
         self._stateless = False  # from a client that does not greet
+        self._client: Json = {}  # what its first request said of it
+        self._unasked = ""  # in the SDK's answer to what the client did not ask it
         self._running: dict[str, anyio.CancelScope] = {}
 
     def heard(self, answer: str) -> None:
@@ -61,9 +64,24 @@ class Direct:
                 self._open = version in VERSIONS
 
     def hand_over(self) -> list[bytes]:
-        """The lines of a greeting that was answered here, for the SDK, which hears the rest of it itself."""
+        """What the SDK must hear before the first line that is for it.
+
+        The client's greeting, which was answered here, or a question by which it sees that there is none.
+        """
         self._handed_over = True
-        return self._greeting
+        if not self._stateless:
+            self._unasked = '"jsonrpc"' if self._greeting else ""  # its first answer is that to the greeting
+            return self._greeting
+        self._unasked = identifier = secrets.token_hex(16)
+        question = {"id": identifier, "method": "server/discover", "params": {"_meta": self._client}}
+        return [to_json({"jsonrpc": "2.0", **question})]
+
+    def is_unasked(self, answer: str) -> bool:
+        """Whether an answer of the SDK's is to what it was handed over, and not for the client."""
+        if not self._unasked or self._unasked not in answer:
+            return False
+        self._unasked = ""
+        return True
 
     def takes(self, line: bytes) -> bool:
         """Whether the line was one for here."""
@@ -79,12 +97,13 @@ class Direct:
                 params = rest.get("params", {})
                 if isinstance(identifier, bool) or rest.keys() - {"params"} or not isinstance(params, dict):
                     return False
-                if (own := stateless_params(params)) is not None:
-                    self._stateless = self._stateless or first
-                    return self._stateless and self._answers_stateless({**message, "params": own})
                 if method == "initialize":
                     self._stateless = False
                     return first and self._greet(identifier, params, line)
+                if (own := stateless_params(params)) is not None:
+                    if first:
+                        self._stateless, self._client = True, params["_meta"]
+                    return self._stateless and self._answers_stateless({**message, "params": own})
                 return self._open and self._answers(message)
             case {"jsonrpc": "2.0", "method": "notifications/initialized", **rest}:
                 return not rest and self._greeted(line)

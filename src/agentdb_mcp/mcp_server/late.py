@@ -51,7 +51,6 @@ class Late:
         self._output = output
         self._lines, self._incoming = anyio.create_memory_object_stream[str](MOST_WAITING)
         self._begun = False
-        self._answered = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,10 +64,9 @@ class Late:
     async def take(self, line: bytes) -> None:
         if not self._begun:
             self._begun = True
-            greeting = self._direct.hand_over()
-            self._answered = bool(greeting)
+            known = self._direct.hand_over()
             self._group.start_soon(self._serve)
-            for each in greeting:
+            for each in known:
                 await self._lines.send(each.decode())
         await self._lines.send(line.decode("utf-8", errors="replace"))
 
@@ -78,9 +76,8 @@ class Late:
             await serve_by_sdk(server, self._incoming, self)
 
     async def write(self, text: str) -> None:
-        """An answer of the SDK's. Its first may be that to the greeting, which the client has already."""
-        if self._answered:
-            self._answered = False
+        """An answer of the SDK's."""
+        if self._direct.is_unasked(text):
             return
         self._direct.heard(text)
         await self._output.send(text.encode())

@@ -49,18 +49,19 @@ def plain_call(message: object) -> PlainCall | None:
 def stateless_params(params: Json) -> Json | None:
     """Those of a request that stands for itself, without what it says of its client; None where that is more or other.
 
-    Of the client's name and capabilities nothing here depends.
+    Nothing here depends on the client's name and capabilities; whether they are well-formed is the SDK's to know,
+    where there is more to them than this.
     """
     match params:
         case {
             "_meta": {
                 "io.modelcontextprotocol/protocolVersion": str() as version,
                 "io.modelcontextprotocol/clientCapabilities": dict() as capabilities,
-                "io.modelcontextprotocol/clientInfo": {"name": str(), "version": str()},
+                "io.modelcontextprotocol/clientInfo": {"name": str(), "version": str(), **info},
                 **more,
             },
             **rest,
-        } if version == STATELESS and not more and all(isinstance(each, dict) for each in capabilities.values()):
+        } if version == STATELESS and not (more or info) and all(each == {} for each in capabilities.values()):
             return rest
     return None
 
