@@ -23,18 +23,20 @@ class Claim:
     def __init__(self, location: Location) -> None:
         self._location = location
         self._connection: asyncpg.Connection | None = None
+        self._turn = anyio.Lock()
 
     async def held(self) -> bool:
         """Take it, again where its connection has ended; False while another has it."""
-        try:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._location.connect(self._location.own_database)
-            # Where it is ours already Postgres only counts, and forgets the count with the session.
-            taken = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", KEY, timeout=ANSWER_S)
-        except CLUSTER_ERRORS:
-            self.release()
-            raise
-        return bool(taken)
+        async with self._turn:
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._location.connect(self._location.own_database)
+                # Where it is ours already Postgres only counts, and forgets the count with the session.
+                taken = await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", KEY, timeout=ANSWER_S)
+            except CLUSTER_ERRORS:
+                self.release()
+                raise
+            return bool(taken)
 
     def release(self) -> None:
         if self._connection is not None:

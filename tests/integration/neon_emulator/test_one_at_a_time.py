@@ -9,8 +9,8 @@ from emulating import client_of, connected, create
 
 from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.neon_emulator import Behaviour, ClusterUnavailableError, neon_emulator
-from agentdb_mcp.neon_emulator.claim import KEY
-from agentdb_mcp.neon_emulator.location import OWN_DATABASE
+from agentdb_mcp.neon_emulator.claim import KEY, claimed
+from agentdb_mcp.neon_emulator.location import OWN_DATABASE, locate
 
 QUICK = Behaviour(tick_seconds=0.05)
 ASKING = "FROM pg_stat_activity WHERE query LIKE '%advisory%' AND pid <> pg_backend_pid()"
@@ -77,3 +77,18 @@ async def test_it_undoes_nothing_while_another_holds_the_cluster(
             assert caplog.text.count("another local Neon API has taken this cluster") == 1
         await until(superuser, f"SELECT NOT ({half_made})")
         await until(superuser, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted)")
+
+
+async def test_many_may_ask_at_once_whether_the_cluster_is_still_ours(postgres: EmbeddedPostgres) -> None:
+    uri = postgres.uri().reveal()
+    async with neon_emulator(uri):
+        pass
+    answers: list[bool] = []
+    async with claimed(locate(uri)) as claim, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            answers.append(await claim.held())
+
+        for _ in range(20):
+            group.start_soon(ask)
+    assert answers == [True] * 20
