@@ -266,9 +266,9 @@ def fresh_command(log_file: Callable[[], Path]) -> CommandFactory:
 
 
 def commanding(launch: Launch, log_file: Callable[[], Path]) -> CommandFactory:
-    async def run(environ: dict[str, str], *arguments: str, timeout: float = 120) -> Finished:  # noqa: ASYNC109
+    async def run(environ: dict[str, str], *arguments: str, within: float = 120) -> Finished:
         log = log_file()
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(within):
             async with launch(environ, log, *arguments) as process:
                 assert process.stdin is not None
                 assert process.stdout is not None

@@ -27,7 +27,7 @@ Projects = Callable[[], Awaitable[list[str]]]
 
 @pytest.fixture(scope="module")
 async def story(fresh_command: CommandFactory) -> Finished:
-    return await fresh_command({}, "demo", "--json", timeout=240)
+    return await fresh_command({}, "demo", "--json", within=240)
 
 
 async def test_demo_exits_0_and_prints_one_json_object_a_line(story: Finished) -> None:

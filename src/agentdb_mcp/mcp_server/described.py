@@ -27,10 +27,10 @@ _CAPABILITIES: Final = {
     "tools": {"listChanged": False},
 }
 
-# The version of MCP whose requests stand for themselves; what each result says there, and one that may be kept.
+# The version of MCP whose requests stand for themselves; what each result says there, and one of a cacheable kind.
 STATELESS: Final = "2026-07-28"
 COMPLETE: Final = {"resultType": "complete", "_meta": {"io.modelcontextprotocol/serverInfo": _SERVER_INFO}}
-KEPT: Final = {"ttlMs": 0, "cacheScope": "private", **COMPLETE}
+CACHEABLE: Final = {"ttlMs": 0, "cacheScope": "private", **COMPLETE}
 
 
 def hello(version: str) -> Json:
@@ -49,7 +49,7 @@ def discovered() -> Json:
         "supportedVersions": [STATELESS],
         "capabilities": _CAPABILITIES,
         "instructions": INSTRUCTIONS,
-        **KEPT,
+        **CACHEABLE,
     }
 
 

@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 from pydantic_core import from_json
 
-from agentdb_mcp.mcp_server.described import COMPLETE, KEPT, discovered, hello
+from agentdb_mcp.mcp_server.described import CACHEABLE, COMPLETE, discovered, hello
 from agentdb_mcp.mcp_server.encoding import to_json
 from agentdb_mcp.mcp_server.plain import VERSIONS, Json, PlainCall, answer_to, plain_call, stateless_params
 from agentdb_mcp.mcp_server.rendering import Rendered
@@ -147,7 +147,7 @@ class Direct:
             return self._start(plain_call(request), COMPLETE)
         if params or method not in {"server/discover", "tools/list"}:
             return False
-        self._give(identifier, {"tools": self._offer.tools, **KEPT} if method == "tools/list" else discovered())
+        self._give(identifier, {"tools": self._offer.tools, **CACHEABLE} if method == "tools/list" else discovered())
         return True
 
     def _start(self, call: PlainCall | None, more: Json | None = None) -> bool:

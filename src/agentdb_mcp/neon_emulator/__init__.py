@@ -79,8 +79,8 @@ async def neon_emulator(
     """Serve Neon's API for the time of the block, on the cluster whose superuser's URI is given.
 
     What it knows lives in the cluster's database `neon_emulator`: a later run on the same cluster finds every project
-    and, unless one is given, the same API key. One emulator a cluster at a time: the next
-    one waits a little for the former's end. Raises ClusterUnavailableError.
+    and, unless one is given, the same API key. One emulator a cluster at a time: the next one waits
+    a little for the former's end. Raises ClusterUnavailableError.
 
     Projects' URIs lead through a proxy, which lets computes sleep and wake, enforces quotas and measures. Without it
     (`proxy=False`) they lead to the cluster itself: faster, and nothing of that happens. `control` opens a second
