@@ -8,8 +8,10 @@ from agentdb_mcp.costs.pricing import (
     MICROCENTS_PER_CENT,
     Prices,
     affordable_us,
+    compute_microcents,
     cost_microcents,
     month_microcents,
+    storage_microcents,
 )
 from agentdb_mcp.costs.shares import to_cents
 from agentdb_mcp.models import Activity, Quantities
@@ -27,9 +29,11 @@ __all__ = [
     "SpanMeter",
     "admit",
     "affordable_us",
+    "compute_microcents",
     "cost_microcents",
     "month_microcents",
     "period_of",
     "state_of",
+    "storage_microcents",
     "to_cents",
 ]

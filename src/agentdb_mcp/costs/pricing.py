@@ -48,9 +48,19 @@ def cost_microcents(used: Quantities, prices: Prices) -> int:
     return _rounded(_exact(used, prices))
 
 
+def compute_microcents(mcu_us: int, prices: Prices) -> int:
+    """What compute costs that is all there is: `cost_microcents` for what is judged with every call."""
+    return _rounded(mcu_us * prices.compute_per_cu_hour * (_DENOMINATOR // _MCU_HOURS_US))
+
+
+def storage_microcents(byte_us: int, prices: Prices) -> int:
+    """As `compute_microcents`, of storage."""
+    return _rounded(byte_us * prices.storage_per_gb_month)
+
+
 def month_microcents(size_bytes: int, prices: Prices) -> int:
     """What keeping so many bytes for a month of 744 hours costs."""
-    return cost_microcents(Quantities(storage_byte_us=size_bytes * _MONTH_US), prices)
+    return storage_microcents(size_bytes * _MONTH_US, prices)
 
 
 def affordable_us(microcents: int, mcu: int, prices: Prices) -> int:

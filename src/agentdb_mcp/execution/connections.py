@@ -143,6 +143,8 @@ class Connections:
         if self._emptied is not None:
             raise _shutting_down()
         database = self._databases.get(key) or self._databases.setdefault(key, Database(key))
+        if database.idle and not database.waiting:
+            return self._take(database)
         turn = _Turn()
         database.waiting.append(turn)
         metrics.WAITING.add()

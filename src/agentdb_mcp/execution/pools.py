@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -35,15 +35,18 @@ class Pools:
         self._settings = settings
         self._connections = Connections(settings)
 
-    async def run(self, target: DatabaseTarget, call: Call, slot: Slot | None = None) -> list[Result]:
+    async def run(
+        self, target: DatabaseTarget, call: Call, slot: Slot | None = None, begun: Callable[[], None] = lambda: None
+    ) -> list[Result]:
         """Run the call on the target, on a fresh connection if an idle one is dead. Raises AgentDBError only.
 
-        A `slot` is one of the target's that the caller holds already.
+        A `slot` is one of the target's that the caller holds already. `begun` is called once the database has answered
+        and the caller's own is about to run.
         """
         if slot is not None:
-            return await self._run_on_living(slot, target, call)
+            return await self._run_on_living(slot, target, call, begun)
         async with self._connections.slot(target.key) as own:
-            return await self._run_on_living(own, target, call)
+            return await self._run_on_living(own, target, call, begun)
 
     @asynccontextmanager
     async def two_slots(self, first: DatabaseTarget, second: DatabaseTarget) -> AsyncIterator[tuple[Slot, Slot]]:
@@ -63,7 +66,9 @@ class Pools:
         """Close every connection; running calls get a moment to end."""
         await self._connections.close()
 
-    async def _run_on_living(self, slot: Slot, target: DatabaseTarget, call: Call) -> list[Result]:
+    async def _run_on_living(
+        self, slot: Slot, target: DatabaseTarget, call: Call, begun: Callable[[], None]
+    ) -> list[Result]:
         opening = 0.0
         last: AgentDBError = DatabaseUnavailable("The database cannot be reached.", retryable=True)
         for _ in range(ATTEMPTS):
@@ -75,7 +80,7 @@ class Pools:
                 metrics.CONNECTION_OPEN_SECONDS.observe(anyio.current_time() - started)
                 opening += anyio.current_time() - started
             try:
-                first, *others = await self._run_once(slot, slot.connection, target, call)
+                first, *others = await self._run_once(slot, slot.connection, target, call, begun)
             except StaleSession as stale:
                 log.debug("an idle connection had died", reason=stale.error.code)
                 last = stale.error
@@ -84,15 +89,14 @@ class Pools:
         raise last
 
     async def _run_once(
-        self, slot: Slot, session: GuardedConnection, target: DatabaseTarget, call: Call
+        self, slot: Slot, session: GuardedConnection, target: DatabaseTarget, call: Call, begun: Callable[[], None]
     ) -> list[Result]:
         """Whatever happens, the session is clean afterwards or gone."""
         pid = session.get_server_pid()
         clean = gone = False
         try:
-            results = await run_call(
-                session, call, slot.database.types, sealed=target.role is not None, grace_s=self._settings.grace_s
-            )
+            sealed, grace_s = target.role is not None, self._settings.grace_s
+            results = await run_call(session, call, slot.database.types, begun, sealed=sealed, grace_s=grace_s)
             clean = not session.is_closed()
             if not call.read_only:  # types may have been renamed or dropped
                 slot.database.types = dict(BUILTIN_TYPES)

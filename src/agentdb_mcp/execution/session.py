@@ -8,7 +8,6 @@ it; nothing of the session outlives the call.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -62,8 +61,8 @@ Work = Callable[[GuardedConnection, dict[int, TypeInfo]], Awaitable[Result]]
 class Call:
     """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
 
-    `begun` is called once the database has answered and the caller's own is about to run. With a `sink` rows are
-    passed on as they come, of any number, and none are in the answer. Without `keep` nothing of it takes effect.
+    With a `sink` rows are passed on as they come, of any number, and none are in the answer. Without `keep` nothing of
+    it takes effect.
     `work` is done in the place of statements, within one statement's limits.
     `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
     `ours` has statements that its caller did not count. `done` is told each statement's place and answer as it comes;
@@ -75,7 +74,6 @@ class Call:
     read_only: bool = True
     keep: bool = True
     catalog: bool = False
-    begun: Callable[[], None] = lambda: None
     sink: Sink | None = None
     work: Work | None = None
     undo: str = ""
@@ -105,9 +103,17 @@ class StaleSession(BrokenSession):
 
 
 async def run_call(
-    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], *, sealed: bool, grace_s: float
+    connection: GuardedConnection,
+    call: Call,
+    catalog: dict[int, TypeInfo],
+    begun: Callable[[], None] = lambda: None,
+    *,
+    sealed: bool,
+    grace_s: float,
 ) -> list[Result]:
     """Run the call; all or nothing. Raises AgentDBError after a clean reset, BrokenSession otherwise.
+
+    `begun` is called once the database has answered and the caller's own is about to run.
 
     Postgres ends a statement at its limit. The deadline, `grace_s` later, ends what does not listen (and COPY, which
     hangs); a commit and a reset get at least `grace_s` of their own. A session whose reset failed is closed.
@@ -118,7 +124,7 @@ async def run_call(
     try:
         with anyio.CancelScope(deadline=deadline) as running:
             await _begin(connection, call, sealed=sealed)
-            call.begun()
+            begun()
             await _run_all(connection, call, catalog, results)
         if running.cancelled_caught:
             raise BrokenSession(_ended(call, grace_s))
@@ -186,12 +192,13 @@ async def _commit(connection: GuardedConnection, timeout_s: float, deadline: flo
 
 async def _reset(connection: GuardedConnection, end: str, grace_s: float) -> bool:
     """End the transaction and leave nothing in the session; False if that failed."""
-    try:
-        with anyio.fail_after(grace_s):
+    with anyio.move_on_after(grace_s):
+        try:
             await connection.execute(end + RESET)
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError):
-        return False
-    return True
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError):
+            return False
+        return True
+    return False
 
 
 async def _run_all(
@@ -210,7 +217,6 @@ async def _run_all(
 async def _run_statement(
     connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:
-    started = time.perf_counter()
     result = await wire.run(
         connection,
         statement.sql + OURS if call.catalog else statement.sql,
@@ -228,7 +234,7 @@ async def _run_statement(
                 hint="Each call is one transaction; for several statements in one use execute_transaction.",
             )
         )
-    return replace(result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
+    return result
 
 
 def _ended(call: Call, grace_s: float) -> StatementTimeout:

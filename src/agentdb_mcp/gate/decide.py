@@ -60,6 +60,7 @@ _HINTS_BY_WORDS = {
     "LISTEN": "Notifications cannot reach you through calls; poll a table instead.",
     "NOTIFY": "Nobody can listen to this database; write a row to a table instead.",
 }
+_SESSION = frozenset({Kind.SESSION})
 _RESTRICTED = StateRules(allow=frozenset({Kind.READ, Kind.SESSION}), unknown=UnknownRule.READ_ONLY)
 
 
@@ -128,6 +129,8 @@ def _one_mode(statements: Iterable[StatementFacts], decisions: Iterable[Decision
 
 def _refused(kinds: frozenset[Kind], rules: StateRules, in_transaction: bool) -> Kind | None:
     """The worst kind that the rules do not allow; a DROP is a schema change only where RECLAIM is not allowed."""
+    if kinds <= rules.allow and kinds.isdisjoint(_SESSION):
+        return None
     left = set(kinds)
     if Kind.RECLAIM in rules.allow & left:
         left -= {Kind.SCHEMA, Kind.RECLAIM}

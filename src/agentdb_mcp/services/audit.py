@@ -119,12 +119,14 @@ class Audit:
             await self.flush()
 
     async def flush(self) -> None:
-        """Store what is noted, if that can be done; else it stays noted."""
+        """Store what is noted by now, if that can be done; else it stays noted."""
         async with self._storing:
             self._many = anyio.Event()
+            left = self.waiting  # not what comes meanwhile: a batch of few costs nearly as much as one of many
             try:
-                while (batch := self._next_batch()) is not None:
+                while left > 0 and (batch := self._next_batch()) is not None:
                     await self.store.append(*batch)
+                    left -= len(batch[1])
                     self._batch = None
             except AgentDBError as error:
                 log.warning("audit entries not stored yet", code=error.code, entries=len(self._waiting))

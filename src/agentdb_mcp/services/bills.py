@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT, Lines, Position, Prices, cost_microcents, state_of
 from agentdb_mcp.models import BudgetState, DatabaseStatus, Ownership, Quantities
@@ -13,9 +14,12 @@ from agentdb_mcp.services.metering import to_us
 from agentdb_mcp.store import BudgetRow, DatabaseUsage, PeriodFigures
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bill:
-    """Money is micro-cents. `by_database` has what each cost so far, a deleted one's too."""
+    """Money is micro-cents. `by_database` has what each cost so far, a deleted one's too.
+
+    What every call asks is found out once.
+    """
 
     user_id: str
     tier: str
@@ -26,7 +30,7 @@ class Bill:
     by_database: tuple[tuple[DatabaseUsage, int], ...]
     committed_microcents: int
 
-    @property
+    @cached_property
     def used_microcents(self) -> int:
         return sum(cost for _, cost in self.by_database)
 
@@ -49,19 +53,30 @@ class Bill:
     def state(self) -> BudgetState:
         return state_of(Position(self.used_microcents, self.committed_microcents), self.lines)
 
-    @property
+    @cached_property
     def paused(self) -> frozenset[str]:
         """Databases that the provider was told to pause, or may have been."""
         return frozenset(usage.database_id for usage, _ in self.by_database if usage.paused is not False)
 
     def usage(self, database_id: str) -> DatabaseUsage | None:
         """What is known of the database; nothing of one that is newer than the bill."""
-        return next((usage for usage, _ in self.by_database if usage.database_id == database_id), None)
+        return self._usages.get(database_id)
+
+    @cached_property
+    def _usages(self) -> dict[str, DatabaseUsage]:
+        return {usage.database_id: usage for usage, _ in self.by_database}
 
     def awake_until_us(self, database_id: str) -> int:
         """When the database's compute falls asleep, by what all servers have stored; 0 where nothing is known."""
-        usage = self.usage(database_id)
-        return to_us(usage.awake_until) if usage is not None and usage.awake_until is not None else 0
+        return self._awake_until_us.get(database_id, 0)
+
+    @cached_property
+    def _awake_until_us(self) -> dict[str, int]:
+        return {
+            usage.database_id: to_us(usage.awake_until)
+            for usage, _ in self.by_database
+            if usage.awake_until is not None
+        }
 
     @property
     def unsettled(self) -> list[DatabaseUsage]:

@@ -16,10 +16,19 @@ from itertools import count
 
 import anyio
 
-from agentdb_mcp.costs import Grant, Position, Prices, admit, cost_microcents, period_of, state_of
+from agentdb_mcp.costs import (
+    Grant,
+    Position,
+    Prices,
+    admit,
+    compute_microcents,
+    period_of,
+    state_of,
+    storage_microcents,
+)
 from agentdb_mcp.errors import AgentDBError
 from agentdb_mcp.logs import get_logger
-from agentdb_mcp.models import BudgetState, Quantities
+from agentdb_mcp.models import BudgetState
 from agentdb_mcp.policy import Policy
 from agentdb_mcp.services.bills import Bill, bill_of
 from agentdb_mcp.services.flights import Flights
@@ -33,6 +42,8 @@ log = get_logger(__name__)
 LEAST_US = 1_000_000
 # A statement that could run so long, but for others that run, begins without waiting for them.
 ENOUGH_US = 5_000_000
+# What nobody who runs keeps from being milder.
+_PAID = frozenset({BudgetState.OK, BudgetState.WARNING})
 # Refreshed in the background while used; forgotten after so many rounds without use.
 IDLE_ROUNDS = 60
 # Users that are known, those that were used last.
@@ -52,8 +63,19 @@ class Account:
     noted: Noted = field(default_factory=Noted)
     read_at: datetime | None = None
     idle_rounds: int = 0
-    running: dict[int, tuple[str, int]] = field(default_factory=dict)
+    running: dict[str, dict[int, int]] = field(default_factory=dict)  # until when, by database and ticket
     released: anyio.Event = field(default_factory=anyio.Event)
+
+    def begin(self, database_id: str, ticket: int, until_us: int) -> None:
+        """What runs keeps the database awake until then."""
+        self.running.setdefault(database_id, {})[ticket] = until_us
+
+    def end(self, database_id: str, ticket: int) -> None:
+        if tickets := self.running.get(database_id):
+            tickets.pop(ticket, None)
+            if not tickets:
+                del self.running[database_id]
+        self.changed()
 
     def changed(self) -> None:
         """Whoever waits for some of the budget looks again."""
@@ -119,12 +141,11 @@ class Budgets:
             grant = self._judge(account, database_id, wanted_us, others=True)
         ticket = next(self._tickets)
         if grant.us:
-            account.running[ticket] = database_id, to_us(self._clock()) + grant.us + self._tail_us
+            account.begin(database_id, ticket, to_us(self._clock()) + grant.us + self._tail_us)
         try:
             yield grant
         finally:
-            account.running.pop(ticket, None)
-            account.changed()
+            account.end(database_id, ticket)
 
     def woken(self, user_id: str, database_id: str) -> None:
         """A use of the database begins. If it was asleep, other servers are soon to know that it is not."""
@@ -148,35 +169,36 @@ class Budgets:
 
     async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
         """Waits where others that run hold what is left, and may leave some of it."""
+        grant = self._judge(account, database_id, wanted_us, others=True)
+        if not account.running or (grant.state in _PAID and grant.us >= min(wanted_us, ENOUGH_US)):
+            return grant
         with anyio.move_on_after(wanted_us / 1_000_000):
-            while True:
-                grant = self._judge(account, database_id, wanted_us, others=True)
-                if not account.running:
-                    return grant
+            while account.running:
                 alone = self._judge(account, database_id, wanted_us, others=False)
                 if grant.state is alone.state and grant.us >= min(alone.us, ENOUGH_US):
                     return grant
                 await account.released.wait()
+                grant = self._judge(account, database_id, wanted_us, others=True)
+            return grant
         return self._judge(account, database_id, wanted_us, others=True)
 
     def _judge(self, account: Account, database_id: str, wanted_us: int, *, others: bool) -> Grant:
         now_us = to_us(self._clock())
-        covered = {database_id: self._awake_until(account, database_id, now_us)}
-        reserved_us = 0
-        for running, until_us in account.running.values() if others else ():
-            if (known := covered.get(running)) is None:
-                known = self._awake_until(account, running, now_us)
-            reserved_us += max(0, until_us - known)
-            covered[running] = max(known, until_us)
-        reserved = cost_microcents(Quantities(compute_mcu_us=reserved_us * self._mcu), self._prices)
+        covered_us, reserved_us = self._awake_until(account, database_id, now_us), 0
+        for running, tickets in account.running.items() if others else ():
+            known_us = covered_us if running == database_id else self._awake_until(account, running, now_us)
+            until_us = max(known_us, *tickets.values())
+            reserved_us += until_us - known_us
+            if running == database_id:
+                covered_us = until_us
         return admit(
-            self._position(account, reserved),
+            self._position(account, compute_microcents(reserved_us * self._mcu, self._prices)),
             account.bill.lines,
             self._prices,
             self._mcu,
             wanted_us=wanted_us,
             least_us=min(wanted_us, LEAST_US),
-            spare_us=covered[database_id] - now_us - self._tail_us,
+            spare_us=covered_us - now_us - self._tail_us,
         )
 
     def _awake_until(self, account: Account, database_id: str, now_us: int) -> int:
@@ -184,8 +206,8 @@ class Budgets:
 
     def _position(self, account: Account, reserved: int) -> Position:
         grown_us = account.noted.grown_us
-        since = cost_microcents(Quantities(compute_mcu_us=account.noted.awake_us * self._mcu), self._prices)
-        grown = cost_microcents(Quantities(storage_byte_us=abs(grown_us)), self._prices)
+        since = compute_microcents(account.noted.awake_us * self._mcu, self._prices)
+        grown = storage_microcents(abs(grown_us), self._prices)
         bill = account.bill
         committed = bill.committed_microcents + (grown if grown_us > 0 else -grown)
         return Position(bill.used_microcents + since, max(0, committed), reserved)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 import anyio.to_thread
 
@@ -126,24 +125,21 @@ class Calls:
         held_s = max(READ_ON_LEAST_S, READ_ON_S * page / limits.max_rows)
         return Limits(limits.timeout_s, page, limits.max_bytes, held, limits.held_row_bytes, held_s)
 
-    @asynccontextmanager
-    async def allowance(
+    def allowance(
         self, database: OpenDatabase, wanted_s: float, *, patient: bool = True
-    ) -> AsyncIterator[Allowance]:
+    ) -> AbstractAsyncContextManager[Allowance]:
         """What whoever pays for the database has left for a call; unless `patient`, of what nobody else holds."""
         recording.reached(database.row_id)
         counted = metered(database)
         if self._spending is None or counted is None:
-            yield Allowance(BudgetState.OK, wanted_s)
-            return
-        async with self._spending.admit(*counted, wanted_s, patient=patient) as allowance:
-            yield allowance
+            return nullcontext(Allowance(BudgetState.OK, wanted_s))
+        return self._spending.admit(*counted, wanted_s, patient=patient)
 
     async def run(self, tenant: Tenant, database: OpenDatabase, call: Call, slot: Slot | None = None) -> list[Result]:
         """Run it, in a slot of the database's that is held already or its own, and count what it used."""
         counted = metered(database)
         if self._spending is None or counted is None:
-            return await self._reach(tenant, database, call, slot)
+            return await self._reach(tenant, database, call, slot, lambda: None)
         try:
             results = await self._metered(tenant, database, call, slot, self._spending, counted)
         except DatabaseUnavailable:
@@ -167,7 +163,7 @@ class Calls:
         started, reached, results = spending.now(), True, list[Result]()
         try:
             with spending.running(*counted) as begun:
-                results = await self._reach(tenant, database, replace(call, begun=begun), slot)
+                results = await self._reach(tenant, database, call, slot, begun)
         except DatabaseUnavailable as error:
             reached = error.ran
             raise
@@ -176,9 +172,11 @@ class Calls:
                 spending.note(*counted, started, results, wrote=not call.read_only)
         return results
 
-    async def _reach(self, tenant: Tenant, database: OpenDatabase, call: Call, slot: Slot | None) -> list[Result]:
+    async def _reach(
+        self, tenant: Tenant, database: OpenDatabase, call: Call, slot: Slot | None, begun: Callable[[], None]
+    ) -> list[Result]:
         try:
-            results = await self.pools.run(database.target, call, slot)
+            results = await self.pools.run(database.target, call, slot, begun)
         except DatabaseUnavailable:
             self.databases.forget(tenant, database.scope)
             raise

@@ -16,7 +16,7 @@ GROWTH = 4
 
 
 def cut_rows(
-    rows: Sequence[list[object]], limit: int, sizes: Sequence[int]
+    rows: list[list[object]], limit: int, sizes: Sequence[int]
 ) -> tuple[list[list[object]], list[tuple[int, int, int]]]:
     """Rows whose values have `limit` characters at most, and (row, column, whole length) of those that had more.
 
@@ -24,7 +24,7 @@ def cut_rows(
     in a mark which says so.
     """
     if max(sizes, default=0) * GROWTH <= limit:
-        return list(rows), []
+        return rows, []
     given: list[list[object]] = []
     cuts: list[tuple[int, int, int]] = []
     for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):

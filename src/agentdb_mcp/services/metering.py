@@ -17,6 +17,7 @@ Clock = Callable[[], datetime]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Seconds of writing after which a database's size is looked at anew, however short ago that was.
 WRITING_S = 0.25
+_DAY_US, _SECOND_US = 86_400_000_000, 1_000_000
 
 
 def utc_now() -> datetime:
@@ -25,7 +26,8 @@ def utc_now() -> datetime:
 
 def to_us(moment: datetime) -> int:
     """Whole microseconds since the epoch."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    since = moment - EPOCH
+    return since.days * _DAY_US + since.seconds * _SECOND_US + since.microseconds
 
 
 def from_us(moment_us: int) -> datetime:
@@ -108,14 +110,22 @@ class Metering:
         return (size.bytes, size.at) if size is not None and size.at is not None else None
 
     @contextmanager
-    def running(self, database_id: str, noted: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    def running(
+        self, database_id: str, noted: Callable[[int], None], woken: Callable[[], None]
+    ) -> Iterator[Callable[[], None]]:
         """A use that begins once what is yielded is called, and goes on until the end of the block.
 
-        `noted` is told by how much longer the database is awake for it whenever that was looked at.
+        `noted` is told by how much longer the database is awake for it whenever that was looked at, `woken` when it
+        begins.
         """
         use = _Running(database_id, to_us(self.clock()), noted)
+
+        def begin() -> None:
+            self._running[id(use)] = use
+            woken()
+
         try:
-            yield lambda: self._running.update({id(use): use})
+            yield begin
         finally:
             self._running.pop(id(use), None)
 

@@ -7,9 +7,9 @@ serves one request (`act_as`): the tasks that it begins inherit it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ def acting_as(origin: Origin) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-@contextmanager
-def using_tool(name: str) -> Iterator[None]:
+def using_tool(name: str) -> AbstractContextManager[None]:
     """For the time of the block, what calls is this tool, wherever it comes from."""
-    with acting_as(replace(_CURRENT.get(), tool=name)):
-        yield
+    here = _CURRENT.get()
+    return acting_as(Origin(here.source, here.principal, name))

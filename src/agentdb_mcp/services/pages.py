@@ -70,11 +70,10 @@ class Pages:
         return self._pages(tenant, scope, answer, self._limits.max_rows)
 
     def _pages(self, tenant: Tenant, scope: Scope, answer: Answer, page_rows: int) -> list[Page]:
-        """The last one has what the answer says beside its rows."""
-        *pages, last = [self._page(tenant, scope, answer.database, result, page_rows) for result in answer.results]
-        return [*pages, replace(last, budget_note=answer.budget_note, notes=answer.notes)]
+        return [self._page(tenant, scope, answer, result, page_rows) for result in answer.results]
 
-    def _page(self, tenant: Tenant, scope: Scope, key: str, result: Result, page_rows: int) -> Page:
+    def _page(self, tenant: Tenant, scope: Scope, answer: Answer, result: Result, page_rows: int) -> Page:
+        """With what the answer says beside its rows."""
         rows, cuts = cut_rows(result.rows, self._limits.max_value, [result.widest] * len(result.rows))
         beyond, total = result.beyond, None
         follow = sum(portion.rows for portion in beyond)
@@ -83,15 +82,18 @@ class Pages:
             first = cuts[0][0] if cuts else len(rows)
             own = (pack(result.rows[first:]),) if cuts else ()
             parts = (*own, *beyond)
-            token = self._held.put(Held(tenant, scope, key, result.columns, parts, first, result.ended, page_rows))
+            held = Held(tenant, scope, answer.database, result.columns, parts, first, result.ended, page_rows)
+            token = self._held.put(held)
         if result.ended or not result.truncated:
             total = len(rows) + follow
         return Page(
-            replace(result, rows=rows, beyond=()),
+            result if rows is result.rows and not beyond else replace(result, rows=rows, beyond=()),
             self._cut(cuts, token, 0),
             next=f"{token}.{len(rows)}" if token and beyond else None,
             held=follow if token else 0,
             total=total,
+            budget_note=answer.budget_note,
+            notes=answer.notes,
         )
 
     async def next(self, tenant: Tenant, scope: Scope, handle: str, max_rows: int | None = None) -> Page:

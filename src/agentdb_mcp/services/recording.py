@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -132,16 +132,11 @@ class Recorder:
         return hmac.digest(self.key, text, "sha256") if self.key else hashlib.sha256(text).digest()
 
 
-@contextmanager
 def recorded(
     recorder: Recorder | None, tenant: Tenant, scope: Scope, statements: Sequence[Statement], *kinds: str
-) -> Iterator[Entry | None]:
+) -> AbstractContextManager[Entry | None]:
     """A call that is written down where there is a recorder."""
-    if recorder is None:
-        yield None
-        return
-    with recorder.call(tenant, scope, statements, *kinds) as entry:
-        yield entry
+    return nullcontext() if recorder is None else recorder.call(tenant, scope, statements, *kinds)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -98,17 +98,10 @@ class Spending:
     def now(self) -> datetime:
         return self.metering.clock()
 
-    @contextmanager
-    def running(self, payer: str, database_id: str) -> Iterator[Callable[[], None]]:
+    def running(self, payer: str, database_id: str) -> AbstractContextManager[Callable[[], None]]:
         """A use until the end of the block, from when what is yielded is called."""
-
-        def begin() -> None:
-            begun()
-            self.budgets.woken(payer, database_id)
-
-        noted = partial(self.budgets.note, payer, database_id)
-        with self.metering.running(database_id, noted) as begun:
-            yield begin
+        noted, woken = (partial(do, payer, database_id) for do in (self.budgets.note, self.budgets.woken))
+        return self.metering.running(database_id, noted, woken)
 
     def note(self, payer: str, database_id: str, started: datetime, results: Sequence[Result], *, wrote: bool) -> None:
         """A use that began then and ends now."""
