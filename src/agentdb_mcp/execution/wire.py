@@ -22,7 +22,7 @@ from agentdb_mcp.execution.beyond import Beyond
 from agentdb_mcp.execution.errors import CONNECTION_ERRORS
 from agentdb_mcp.execution.guard import GuardedConnection
 from agentdb_mcp.execution.types import BUILTIN_TYPES, LOOKUP_SQL, TypeInfo
-from agentdb_mcp.execution.values import Decoder, decoder, encode
+from agentdb_mcp.execution.values import Decoder, decode_all, decoder, encode
 from agentdb_mcp.models import Column, Limits, Result
 
 # Values that are fetched at a time: as Python objects they take ten times what Postgres sends, and are dropped past
@@ -81,17 +81,14 @@ class _Answer:
         if self.full or len(self.rows) + len(records) > self._max_rows or not self._decoders:
             return False
         columns = list(zip(*records, strict=True))
-        lengths = [[0 if text is None else len(text) for text in column] for column in columns]
+        lengths = [list(map(len, filter(None, column))) for column in columns]
         size = sum(map(sum, lengths)) + 4 * len(columns) * len(records)
         if self.size + size > self._max_bytes:
             return False
         self.size += size
-        self.widest = max(self.widest, sum(map(max, lengths)) + 4 * len(columns))
-        decoded = (
-            column if decode is None else [None if text is None else decode(text) for text in column]
-            for column, decode in zip(columns, self._decoders, strict=True)
-        )
-        self.rows += map(list, zip(*decoded, strict=True))
+        longest = [max(each, default=0) for each in lengths]
+        self.widest = max(self.widest, sum(longest) + 4 * len(columns))
+        self.rows += map(list, zip(*map(decode_all, columns, self._decoders, longest), strict=True))
         return True
 
     def _fits(self, size: int) -> bool:

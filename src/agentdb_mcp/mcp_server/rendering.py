@@ -14,7 +14,7 @@ from typing import Any
 
 from agentdb_mcp.costs import MICROCENTS_PER_CENT
 from agentdb_mcp.errors import AgentDBError, SqlError
-from agentdb_mcp.mcp_server.encoding import compact
+from agentdb_mcp.mcp_server.encoding import compact, lines
 from agentdb_mcp.models import BudgetReport, Result
 from agentdb_mcp.services import Copied, Page
 
@@ -146,7 +146,7 @@ def _result_text(answer: Result, cut: Collection[tuple[int, int]] | None = None)
     took = f" ({answer.duration_ms:.0f} ms)" if answer.duration_ms else ""
     head = f"{count}{', truncated' if answer.truncated else ''}{took}"
     names = [column.name for column in answer.columns]
-    body = framed("\n".join([compact(names), *(compact(row) for row in _readable_rows(answer, cut or ()))]))
+    body = framed(lines([names, *_readable_rows(answer, cut or ())]))
     return f"{head}\n{body}" + (f"\n{_MORE}" if answer.truncated and cut is None else "")
 
 
