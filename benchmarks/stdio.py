@@ -96,7 +96,7 @@ def measure(servers: list[dict[str, Any]], dsn: str, given: argparse.Namespace) 
         listed.write_text(json.dumps(servers))
         options = ["--dsn", dsn, "--servers", str(listed), "--out", str(out)]
         options += ["--rounds", str(given.rounds), "--secs", str(given.secs), "--conc", "1,32"]
-        command = [sys.executable, str(HARNESS), *options]
+        command = [sys.executable, "-m", "benchmarks.harness", str(HARNESS), *options]
         ended = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
         if ended.returncode:
             raise SystemExit(f"the harness ended with {ended.returncode}")
