@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import asyncpg
@@ -16,7 +16,7 @@ from agentdb_mcp.embedded import EmbeddedPostgres
 from agentdb_mcp.errors import DatabaseUnavailable, InvalidArgument
 from agentdb_mcp.models import Scope, Secret
 from agentdb_mcp.services import Audit
-from agentdb_mcp.services.audit import DROPPED, MAX_WAITING_OF_USER
+from agentdb_mcp.services.audit import BATCH, DROPPED, MAX_WAITING_OF_USER
 from agentdb_mcp.store import AuditDecision, AuditEntry, AuditStore, Broken, ControlDatabase, IdentityStore
 from agentdb_mcp.store.audit import PAGE
 from agentdb_mcp.store.control import create_database
@@ -161,6 +161,25 @@ async def test_a_user_that_is_deleted_leaves_the_log(process: Process, user: str
     await process.append([entry(user)])
     await identity.remove_user(user)
     assert len(await process.audit.entries(user)) == 1
+
+
+async def test_what_is_noted_while_a_batch_is_stored_waits_for_the_next(
+    process: Process, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batches = process.store.append, list[int]()
+
+    async def append(batch: UUID, entries: Sequence[AuditEntry]) -> None:
+        process.audit.note(entry(user))  # calls go on
+        batches.append(len(entries))
+        await store(batch, entries)
+
+    monkeypatch.setattr(process.store, "append", append)
+    for _ in range(BATCH + 1):
+        process.audit.note(entry(user))
+    with anyio.fail_after(60):
+        await process.audit.flush()
+    assert batches == [BATCH, 2]
+    assert process.audit.waiting == 1
 
 
 async def test_while_the_control_database_is_away_entries_are_kept_and_then_counted(

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentdb_mcp.costs import FOREVER_US, Prices, Quantities, affordable_us, cost_microcents, to_cents
+from agentdb_mcp.costs import (
+    FOREVER_US,
+    Prices,
+    Quantities,
+    affordable_us,
+    compute_microcents,
+    cost_microcents,
+    storage_microcents,
+    to_cents,
+)
 from agentdb_mcp.models import Consumption
 from agentdb_mcp.policy import load_policy
 
@@ -202,3 +211,9 @@ def test_who_used_more_is_never_shown_less(microcents: list[int]) -> None:
 )
 def test_the_largest_remainders_get_the_cents_that_are_left(microcents: list[int], cents: list[int]) -> None:
     assert to_cents(microcents) == cents
+
+
+@given(amounts, price_books)
+def test_one_kind_alone_costs_what_it_costs_among_none_of_the_others(much: int, prices: Prices) -> None:
+    assert compute_microcents(much, prices) == cost_microcents(Quantities(compute_mcu_us=much), prices)
+    assert storage_microcents(much, prices) == cost_microcents(Quantities(storage_byte_us=much), prices)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agentdb_mcp.errors import InvalidArgument
 from agentdb_mcp.execution import types
 from agentdb_mcp.execution.types import BUILTIN_TYPES, TypeInfo
-from agentdb_mcp.execution.values import decoder, encode
+from agentdb_mcp.execution.values import decode_all, decoder, encode
 
 TEXT, NUMERIC, DATE = 25, 1700, 1082
 ARRAY_OF = {info.element: info for info in BUILTIN_TYPES.values() if info.element}
@@ -330,3 +330,17 @@ def test_the_place_of_a_bad_element_is_named() -> None:
 )
 def test_a_json_value_becomes_the_text_that_its_type_reads(value: object, oid: int, text: str | None) -> None:
     assert to_text(value, oid) == text
+
+
+@given(
+    st.lists(st.none() | st.integers(-(2**31), 2**31 - 1)) | st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
+    st.sampled_from([types.INT4, types.INT8, types.OID, types.FLOAT8, types.BYTEA, NUMERIC]),
+)
+def test_a_column_has_the_values_that_each_text_has_by_itself(numbers: list[int | None], oid: int) -> None:
+    texts = [None if number is None else str(number) for number in numbers]
+    decode = decoder(BUILTIN_TYPES[oid], BUILTIN_TYPES)
+    longest = max((len(text) for text in texts if text is not None), default=0)
+    values = decode_all(texts, decode, longest)
+    alone = [text if text is None or decode is None else decode(text) for text in texts]
+    assert list(values) == alone
+    assert [type(value) for value in values] == [type(value) for value in alone]
