@@ -63,6 +63,7 @@ class Relay:
     port: int = 0
     mute_at: bytes | None = None
     reset_at: bytes | None = None
+    reset_once: bytes | None = None
     sent: list[bytes] = field(default_factory=list)
 
     def in_front_of(self, uri: Secret) -> Secret:
@@ -88,7 +89,9 @@ class Relay:
                 self.sent.append(data)
                 if self.mute_at is not None and self.mute_at in data:
                     muted.set()
-                if self.reset_at is not None and self.reset_at in data:
+                once = self.reset_once is not None and self.reset_once in data
+                if once or (self.reset_at is not None and self.reset_at in data):
+                    self.reset_once = None
                     raw: socket.socket = client.extra(anyio.abc.SocketAttribute.raw_socket)
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break

@@ -133,8 +133,19 @@ async def test_a_connection_reset_while_a_statement_runs_is_not_sent_again_and_s
 ) -> None:
     await run(pools, relayed_database, TABLE, limits=AMPLE)
     relay.sent.clear()
-    relay.reset_at = b"WITH once"
-    with pytest.raises(AgentDBError, match="nothing of it took effect") as lost:
-        await run(pools, relayed_database, "WITH once AS (SELECT 1) SELECT * FROM once", read_only=read_only)
+    relay.reset_at = b"just once"  # which goes out to be run, not before
+    once = Call([Statement("SELECT $1::text", ["just once"])], SHORT, read_only=read_only)
+    with anyio.fail_after(HANGS), pytest.raises(AgentDBError, match="nothing of it took effect") as lost:
+        await pools.run(relayed_database, once)
     assert (lost.value.code, lost.value.retryable) == ("database_unavailable", True)
-    assert sum(b"WITH once" in data for data in relay.sent) == 1
+    assert sum(b"just once" in data for data in relay.sent) == 1
+
+
+async def test_a_connection_reset_before_a_statement_runs_is_replaced(
+    pools: Pools, relayed_database: DatabaseTarget, relay: Relay
+) -> None:
+    await rows(pools, relayed_database, "SELECT 1")
+    relay.sent.clear()
+    relay.reset_once = b"SELECT 'begun'"
+    assert await rows(pools, relayed_database, "SELECT 'begun'") == [["begun"]]
+    assert sum(b"SELECT 'begun'" in data for data in relay.sent) == 2

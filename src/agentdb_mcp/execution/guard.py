@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import asyncpg
 
+# ReadyForQuery, which ends an answer, and how it says where that leaves the session.
+_READY, _IN_TRANSACTION = b"Z", b"T"
+
 
 class ReceiveGuard(asyncio.Protocol):
     """Passes everything on to the driver's protocol until the budget is used up."""
@@ -20,6 +23,8 @@ class ReceiveGuard(asyncio.Protocol):
         self._driver = driver
         self._transport = transport
         self._left: int | None = None
+        self._ahead: bytes | None = None  # what is there of the answer to what was sent ahead
+        self._ended_as = b""
         self.exceeded = False
         # Called with whatever comes from the server, and with nothing when the connection is gone.
         self.heard: Callable[[bytes], None] | None = None
@@ -28,6 +33,34 @@ class ReceiveGuard(asyncio.Protocol):
         """Start counting a call's bytes; None counts nothing."""
         self._left = budget
 
+    def send_ahead(self, sql: str) -> None:
+        """Send statements of ours just before what the driver sends next: both take one round trip.
+
+        Their answer is kept from the driver.
+        """
+        text = sql.encode() + b"\0"
+        self._ahead = b""
+        self._transport.write(b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what was sent ahead was answered and left a transaction that has not failed."""
+        return self._ahead is None and self._ended_as == _IN_TRANSACTION
+
+    def _after_ahead(self, data: bytes) -> bytes:
+        """What follows the answer to what was sent ahead."""
+        data, at = (self._ahead or b"") + data, 0
+        while at + 5 <= len(data):
+            end = at + 1 + int.from_bytes(data[at + 1 : at + 5], "big")
+            if end > len(data):
+                break
+            if data[at : at + 1] == _READY:
+                self._ahead, self._ended_as = None, data[end - 1 : end]
+                return data[end:]
+            at = end
+        self._ahead = data[at:]
+        return b""
+
     def data_received(self, data: bytes) -> None:
         if self._left is not None:
             self._left -= len(data)
@@ -35,6 +68,8 @@ class ReceiveGuard(asyncio.Protocol):
                 self.exceeded = True
                 self._transport.abort()
                 return
+        if self._ahead is not None and not (data := self._after_ahead(data)):
+            return
         self._driver.data_received(data)
         if self.heard is not None:
             self.heard(data)

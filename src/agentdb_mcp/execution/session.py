@@ -1,6 +1,6 @@
 """One call in a connection: preamble, the caller's own text by the extended protocol, end and reset.
 
-Four round trips: preamble · parse and describe · bind and execute · rollback with reset; a call that writes commits in
+Three round trips: preamble, parse and describe · bind and execute · rollback with reset; a call that writes commits in
 one of its own, so that nothing which fails after it is taken for its failure. The snapshot is taken before the
 caller's text runs, so a read-only transaction cannot be lifted; limits set before a statement starts are not undone by
 it; nothing of the session outlives the call.
@@ -99,7 +99,7 @@ class BrokenSession(Exception):
 
 
 class StaleSession(BrokenSession):
-    """As BrokenSession, and nothing of the caller's has reached the server: a fresh connection may run the call."""
+    """As BrokenSession, and nothing of the caller's has run: a fresh connection may run the call."""
 
 
 async def run_call(
@@ -123,9 +123,7 @@ async def run_call(
     connection.guard.begin(RECEIVE_FACTOR * call.limits.max_bytes + RECEIVE_SLACK)
     try:
         with anyio.CancelScope(deadline=deadline) as running:
-            await _begin(connection, call, sealed=sealed)
-            begun()
-            await _run_all(connection, call, catalog, results)
+            await _run_all(connection, call, catalog, results, begun, sealed=sealed)
         if running.cancelled_caught:
             raise BrokenSession(_ended(call, grace_s))
         if call.commits:
@@ -150,13 +148,17 @@ def _name_statement(error: AgentDBError, index: int, count: int) -> None:
         error.diagnosis = replace(error.diagnosis, statement=index)
 
 
-async def _begin(connection: GuardedConnection, call: Call, *, sealed: bool) -> None:
-    """The preamble. A connection that died while it was idle shows here, before anything of the caller's was sent."""
+def _preamble(call: Call, *, sealed: bool) -> str:
     parts = [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}"]
     if call.catalog or sealed:
         parts.append(f"SET LOCAL search_path = {CATALOG_PATH if call.catalog else AGENT_PATH}")
+    return "; ".join([*parts, _limit(call.limits.timeout_s)])
+
+
+async def _begin(connection: GuardedConnection, preamble: str) -> None:
+    """For what sends its own messages. A connection that died while it was idle shows here."""
     try:
-        await connection.execute("; ".join([*parts, _limit(call.limits.timeout_s)]))
+        await connection.execute(preamble)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise StaleSession(connection_error(error)) from None
 
@@ -202,20 +204,58 @@ async def _reset(connection: GuardedConnection, end: str, grace_s: float) -> boo
 
 
 async def _run_all(
-    connection: GuardedConnection, call: Call, catalog: dict[int, TypeInfo], results: list[Result]
+    connection: GuardedConnection,
+    call: Call,
+    catalog: dict[int, TypeInfo],
+    results: list[Result],
+    begun: Callable[[], None],
+    *,
+    sealed: bool,
 ) -> None:
     if call.work is not None:
+        await _begin(connection, _preamble(call, sealed=sealed))
+        begun()
         results.append(await call.work(connection, catalog))
     for statement in call.statements:
         if results:
-            await connection.execute(_limit(call.limits.timeout_s))
-        results.append(await _run_statement(connection, statement, call, catalog))
+            connection.guard.send_ahead(_limit(call.limits.timeout_s))
+            results.append(await _run_statement(connection, statement, call, catalog))
+        else:
+            connection.guard.send_ahead(_preamble(call, sealed=sealed))
+            results.append(await _run_first(connection, statement, call, catalog, begun))
         call.done(len(results) - 1, results[-1])
+
+
+async def _run_first(
+    connection: GuardedConnection,
+    statement: Statement,
+    call: Call,
+    catalog: dict[int, TypeInfo],
+    begun: Callable[[], None],
+) -> Result:
+    """After a preamble that was sent ahead. A connection that died while it was idle shows before anything has run."""
+    guard = connection.guard
+
+    def prepared() -> None:
+        if not guard.in_transaction:
+            raise StaleSession(DatabaseUnavailable("The session could not begin a transaction.", retryable=True))
+        begun()
+
+    try:
+        return await _run_statement(connection, statement, call, catalog, prepared)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        if guard.in_transaction:
+            raise
+        raise StaleSession(connection_error(error)) from None
 
 
 @traced("postgresql", "client", told.POSTGRES, told=told.of_statement)
 async def _run_statement(
-    connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
+    connection: GuardedConnection,
+    statement: Statement,
+    call: Call,
+    catalog: dict[int, TypeInfo],
+    prepared: Callable[[], None] = lambda: None,
 ) -> Result:
     result = await wire.run(
         connection,
@@ -225,6 +265,7 @@ async def _run_statement(
         stop_early=call.read_only,
         catalog=catalog,
         sink=call.sink,
+        prepared=prepared,
     )
     in_transaction = connection.is_closed() or connection.is_in_transaction()
     if result.command_tag in TRANSACTION_TAGS or not in_transaction:
