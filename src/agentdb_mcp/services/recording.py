@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from agentdb_mcp import metrics
 from agentdb_mcp.errors import (
@@ -69,7 +70,7 @@ def gave(results: list[Result]) -> None:
         call.rows = sum(_rows(result) for result in results)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recorder:
     """Writes calls down. `key` keeps hashes of statements from being guessed by who knows the statement but a value."""
 
@@ -129,7 +130,14 @@ class Recorder:
         return each[0] if len(each) == 1 else self._digest(b"".join(each))
 
     def _digest(self, text: bytes) -> bytes:
-        return hmac.digest(self.key, text, "sha256") if self.key else hashlib.sha256(text).digest()
+        hasher = self._hasher.copy()
+        hasher.update(text)
+        return hasher.digest()
+
+    @cached_property
+    def _hasher(self) -> hmac.HMAC | hashlib._Hash:
+        """Begun once: that takes longer than the rest."""
+        return hmac.new(self.key, digestmod="sha256") if self.key else hashlib.sha256()
 
 
 def recorded(
