@@ -163,7 +163,7 @@ async def open_application(
         usage = _usage(policy, control, databases, budgets, identity, provider, clock)
         stack.push_async_callback(_shielded, usage.budgets.flush)
         audit = Audit(AuditStore(control), clock, policy.metering.flush_s, policy.audit.keep_days)
-        stack.push_async_callback(_shielded, audit.flush)
+        stack.push_async_callback(_shielded, audit.drain)
         background = await stack.enter_async_context(anyio.create_task_group())
         background.start_soon(usage.budgets.keep, usage.pausing.follow)
         background.start_soon(usage.budgets.keep_listening)

@@ -18,7 +18,7 @@ from agentdb_mcp.errors import (
     SqlError,
     StatementTimeout,
 )
-from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement, layout
+from agentdb_mcp.execution import Call, Pools, PoolSettings, Statement, layout, session
 from agentdb_mcp.execution.login import OPENING_LOCK
 from agentdb_mcp.models import DatabaseTarget, Limits, Result, Secret
 
@@ -359,3 +359,38 @@ async def test_a_statement_with_side_effects_runs_to_its_end_although_its_rows_a
     (answer,) = await run(pools, agent_database, sql, limits=Limits(5, 3, 100_000))
     assert (answer.truncated, len(answer.rows)) == (True, 3)
     assert await rows(pools, agent_database, "SELECT count(*)::int FROM done") == [[500]]
+
+
+NOTED_WHEN_READ = (
+    "CREATE SEQUENCE public.reads",
+    """CREATE FUNCTION public.noted(v int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
+    IF current_setting('transaction_read_only') = 'off' THEN PERFORM nextval('public.reads'); END IF;
+    RETURN true; END$$""",
+    "CREATE DOMAIN public.checked AS int CHECK (public.noted(VALUE))",
+    "CREATE TYPE public.pair AS (x public.checked)",
+)
+
+
+async def test_a_text_is_not_even_read_where_its_transaction_could_not_begin(
+    pools: Pools, agent_database: DatabaseTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, failing = session._preamble, ["SELECT 1/0"]
+
+    def preamble(call: Call, *, sealed: bool) -> list[str]:
+        return [*([failing.pop()] if failing else []), *whole(call, sealed=sealed)]
+
+    await run(pools, agent_database, *NOTED_WHEN_READ)
+    monkeypatch.setattr(session, "_preamble", preamble)
+    assert await rows(pools, agent_database, "SELECT '(7)'::public.pair::text", read_only=True) == [["(7)"]]
+    assert failing == []
+    assert await rows(pools, agent_database, "SELECT is_called FROM public.reads") == [[False]]
+
+
+async def test_a_text_that_cannot_be_sent_leaves_the_session_as_it_was(
+    pools: Pools, agent_database: DatabaseTarget
+) -> None:
+    before = await rows(pools, agent_database, "SELECT pg_backend_pid()")
+    for sqls in (["SELECT '\0'"], ["SELECT 1", "SELECT '\ud800'"], ["SELECT $1::int"]):
+        with pytest.raises(InvalidArgument):
+            await run(pools, agent_database, *sqls)
+    assert await rows(pools, agent_database, "SELECT pg_backend_pid()") == before

@@ -8,12 +8,23 @@ they pass the budget: memory stays bounded whatever kind of message it is, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import asyncpg
 
-# ReadyForQuery, which ends an answer, and how it says where that leaves the session.
-_READY, _IN_TRANSACTION = b"Z", b"T"
+# CommandComplete and ErrorResponse.
+_COMPLETE, _ERROR = b"C", b"E"
+
+
+@lru_cache(maxsize=256)
+def _by_extended_protocol(sql: str) -> bytes:
+    """Parse, Bind and Execute, without parameters."""
+    return _message(b"P", b"\0" + sql.encode() + b"\0\0\0") + _message(b"B", bytes(8)) + _message(b"E", bytes(5))
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
 
 
 class ReceiveGuard(asyncio.Protocol):
@@ -24,7 +35,8 @@ class ReceiveGuard(asyncio.Protocol):
         self._transport = transport
         self._left: int | None = None
         self._ahead: bytes | None = None  # what is there of the answer to what was sent ahead
-        self._ended_as = b""
+        self._awaited = 0
+        self._done: Callable[[], None] = lambda: None
         self.exceeded = False
         # Called with whatever comes from the server, and with nothing when the connection is gone.
         self.heard: Callable[[bytes], None] | None = None
@@ -33,31 +45,40 @@ class ReceiveGuard(asyncio.Protocol):
         """Start counting a call's bytes; None counts nothing."""
         self._left = budget
 
-    def send_ahead(self, sql: str) -> None:
-        """Send statements of ours just before what the driver sends next: both take one round trip.
+    def send_ahead(self, statements: Sequence[str], done: Callable[[], None] = lambda: None) -> None:
+        """Send statements of ours just before what the driver sends next: together they take one round trip.
 
-        Their answer is kept from the driver.
+        Without a Sync between them: where one fails, Postgres skips all that follows, the driver's message too, which
+        then fails with that error. Nothing else of their answer is for the driver, and what it asks for is answered
+        after they are `done`. Raises asyncpg.InterfaceError where there is no connection.
         """
-        text = sql.encode() + b"\0"
-        self._ahead = b""
-        self._transport.write(b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
+        self._ahead, self._awaited, self._done = b"", len(statements), done
+        if self._transport.is_closing():
+            raise asyncpg.InterfaceError("the connection is closed")
+        self._transport.write(b"".join(map(_by_extended_protocol, statements)))
 
     @property
-    def in_transaction(self) -> bool:
-        """Whether what was sent ahead was answered and left a transaction that has not failed."""
-        return self._ahead is None and self._ended_as == _IN_TRANSACTION
+    def sent_is_done(self) -> bool:
+        """Whether all that was sent ahead last was done."""
+        return not self._awaited
 
     def _after_ahead(self, data: bytes) -> bytes:
-        """What follows the answer to what was sent ahead."""
+        """What is for the driver: what follows the last answer to what was sent ahead, or the error that ends it."""
         data, at = (self._ahead or b"") + data, 0
         while at + 5 <= len(data):
-            end = at + 1 + int.from_bytes(data[at + 1 : at + 5], "big")
+            kind, end = data[at : at + 1], at + 1 + int.from_bytes(data[at + 1 : at + 5], "big")
             if end > len(data):
                 break
-            if data[at : at + 1] == _READY:
-                self._ahead, self._ended_as = None, data[end - 1 : end]
-                return data[end:]
+            if kind == _ERROR:
+                self._ahead = None
+                return data[at:]
             at = end
+            if kind == _COMPLETE:
+                self._awaited -= 1
+                if not self._awaited:
+                    self._ahead = None
+                    self._done()
+                    return data[at:]
         self._ahead = data[at:]
         return b""
 

@@ -148,24 +148,22 @@ def _name_statement(error: AgentDBError, index: int, count: int) -> None:
         error.diagnosis = replace(error.diagnosis, statement=index)
 
 
-def _preamble(call: Call, *, sealed: bool) -> str:
-    parts = [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}"]
-    if call.catalog or sealed:
-        parts.append(f"SET LOCAL search_path = {CATALOG_PATH if call.catalog else AGENT_PATH}")
-    return "; ".join([*parts, _limit(call.limits.timeout_s)])
+def _preamble(call: Call, *, sealed: bool) -> list[str]:
+    path = [f"SET LOCAL search_path = {CATALOG_PATH if call.catalog else AGENT_PATH}"] if call.catalog or sealed else []
+    return [f"BEGIN READ {'ONLY' if call.read_only else 'WRITE'}", *path, *_limit(call.limits.timeout_s)]
 
 
-async def _begin(connection: GuardedConnection, preamble: str) -> None:
-    """For what sends its own messages. A connection that died while it was idle shows here."""
+async def _begin(connection: GuardedConnection, preamble: Sequence[str]) -> None:
+    """For work that sends messages of its own. A connection that died while it was idle shows here."""
     try:
-        await connection.execute(preamble)
+        await connection.execute("; ".join(preamble))
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise StaleSession(connection_error(error)) from None
 
 
-def _limit(seconds: float) -> str:
+def _limit(seconds: float) -> list[str]:
     """A fresh time limit before each statement. The SELECT takes the snapshot: nothing lifts READ ONLY after it."""
-    return f"{_set_timeout(seconds)}; SELECT 1"
+    return [_set_timeout(seconds), "SELECT 1"]
 
 
 def _set_timeout(seconds: float) -> str:
@@ -221,8 +219,7 @@ async def _run_all(
             connection.guard.send_ahead(_limit(call.limits.timeout_s))
             results.append(await _run_statement(connection, statement, call, catalog))
         else:
-            connection.guard.send_ahead(_preamble(call, sealed=sealed))
-            results.append(await _run_first(connection, statement, call, catalog, begun))
+            results.append(await _run_first(connection, statement, call, catalog, begun, sealed=sealed))
         call.done(len(results) - 1, results[-1])
 
 
@@ -232,30 +229,26 @@ async def _run_first(
     call: Call,
     catalog: dict[int, TypeInfo],
     begun: Callable[[], None],
+    *,
+    sealed: bool,
 ) -> Result:
-    """After a preamble that was sent ahead. A connection that died while it was idle shows before anything has run."""
-    guard = connection.guard
+    """After the preamble, in one round trip with it. A connection that died while it was idle shows here.
 
-    def prepared() -> None:
-        if not guard.in_transaction:
-            raise StaleSession(DatabaseUnavailable("The session could not begin a transaction.", retryable=True))
-        begun()
-
+    Reading a text can already run what its author made (a domain's CHECK, for a literal of that type), so it must not
+    be read where the preamble failed: see `send_ahead`.
+    """
     try:
-        return await _run_statement(connection, statement, call, catalog, prepared)
+        connection.guard.send_ahead(_preamble(call, sealed=sealed), begun)
+        return await _run_statement(connection, statement, call, catalog)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-        if guard.in_transaction:
+        if connection.guard.sent_is_done:
             raise
         raise StaleSession(connection_error(error)) from None
 
 
 @traced("postgresql", "client", told.POSTGRES, told=told.of_statement)
 async def _run_statement(
-    connection: GuardedConnection,
-    statement: Statement,
-    call: Call,
-    catalog: dict[int, TypeInfo],
-    prepared: Callable[[], None] = lambda: None,
+    connection: GuardedConnection, statement: Statement, call: Call, catalog: dict[int, TypeInfo]
 ) -> Result:
     result = await wire.run(
         connection,
@@ -265,7 +258,6 @@ async def _run_statement(
         stop_early=call.read_only,
         catalog=catalog,
         sink=call.sink,
-        prepared=prepared,
     )
     in_transaction = connection.is_closed() or connection.is_in_transaction()
     if result.command_tag in TRANSACTION_TAGS or not in_transaction:

@@ -196,20 +196,17 @@ async def run(
     stop_early: bool,
     catalog: dict[int, TypeInfo],
     sink: Sink | None = None,
-    prepared: Callable[[], None] = lambda: None,
 ) -> Result:
     """Prepare, bind and execute one text; rows past either limit are left out, or all of them given to the sink.
 
     With `stop_early` Postgres stops making rows past the limit, and past those that are held beyond it; without it the
     statement runs to its end, because rows that were not made are also functions that did not run.
 
-    `catalog` remembers the types met in this database. `prepared` is called once Postgres has read the text, before it
-    runs.
+    `catalog` remembers the types met in this database.
     """
     started = perf_counter()
     _check_text(sql)
     statement = await _prepare(connection, sql)
-    prepared()
     parameter_oids = [parameter.oid for parameter in statement._get_parameters()]
     columns = [(column.name, column.type.oid) for column in statement._get_attributes()]
     oids = {*parameter_oids, *(oid for _, oid in columns)}

@@ -60,7 +60,7 @@ class Audit:
             return
         self._waiting.append(entry)
         self._waiting_of[user] += 1
-        if len(self._waiting) == BATCH:
+        if len(self._waiting) >= BATCH:
             self._many.set()
 
     async def entries(
@@ -130,6 +130,13 @@ class Audit:
                     self._batch = None
             except AgentDBError as error:
                 log.warning("audit entries not stored yet", code=error.code, entries=len(self._waiting))
+
+    async def drain(self) -> None:
+        """Store what is noted, and what comes meanwhile, as long as it can be stored."""
+        while (before := self.waiting) > 0:
+            await self.flush()
+            if self.waiting >= before:
+                return
 
     def _next_batch(self) -> tuple[UUID, list[AuditEntry]] | None:
         """The one whose storing failed, unchanged, so that it is not stored twice; else the oldest entries."""

@@ -42,8 +42,6 @@ log = get_logger(__name__)
 LEAST_US = 1_000_000
 # A statement that could run so long, but for others that run, begins without waiting for them.
 ENOUGH_US = 5_000_000
-# What nobody who runs keeps from being milder.
-_PAID = frozenset({BudgetState.OK, BudgetState.WARNING})
 # Refreshed in the background while used; forgotten after so many rounds without use.
 IDLE_ROUNDS = 60
 # Users that are known, those that were used last.
@@ -169,18 +167,22 @@ class Budgets:
 
     async def _granted(self, account: Account, database_id: str, wanted_us: int) -> Grant:
         """Waits where others that run hold what is left, and may leave some of it."""
-        grant = self._judge(account, database_id, wanted_us, others=True)
-        if not account.running or (grant.state in _PAID and grant.us >= min(wanted_us, ENOUGH_US)):
+        if (grant := self._final(account, database_id, wanted_us)) is not None:
             return grant
         with anyio.move_on_after(wanted_us / 1_000_000):
-            while account.running:
-                alone = self._judge(account, database_id, wanted_us, others=False)
-                if grant.state is alone.state and grant.us >= min(alone.us, ENOUGH_US):
-                    return grant
+            while True:
                 await account.released.wait()
-                grant = self._judge(account, database_id, wanted_us, others=True)
-            return grant
+                if (grant := self._final(account, database_id, wanted_us)) is not None:
+                    return grant
         return self._judge(account, database_id, wanted_us, others=True)
+
+    def _final(self, account: Account, database_id: str, wanted_us: int) -> Grant | None:
+        """What is granted now; None where waiting for others may change it."""
+        grant = self._judge(account, database_id, wanted_us, others=True)
+        if not account.running:
+            return grant
+        alone = self._judge(account, database_id, wanted_us, others=False)
+        return grant if grant.state is alone.state and grant.us >= min(alone.us, ENOUGH_US) else None
 
     def _judge(self, account: Account, database_id: str, wanted_us: int, *, others: bool) -> Grant:
         now_us = to_us(self._clock())
