@@ -182,6 +182,48 @@ async def test_what_is_noted_while_a_batch_is_stored_waits_for_the_next(
     assert process.audit.waiting == 1
 
 
+async def test_a_backlog_that_grew_while_a_batch_was_stored_waits_no_longer_than_for_the_next_call(
+    process: Process, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, waiting = process.store.append, [BATCH + 1]
+
+    async def append(batch: UUID, entries: Sequence[AuditEntry]) -> None:
+        for _ in range(waiting.pop() if waiting else 0):
+            process.audit.note(entry(user))
+        await store(batch, entries)
+
+    monkeypatch.setattr(process.store, "append", append)
+    monkeypatch.setattr(process.audit, "flush_s", 3600.0)
+    for _ in range(2 * BATCH):
+        process.audit.note(entry(user))
+    await process.audit.flush()
+    assert process.audit.waiting == BATCH + 1  # and never were fewer than a batch
+    async with anyio.create_task_group() as group:
+        group.start_soon(process.audit.keep)
+        process.audit.note(entry(user))
+        with anyio.fail_after(60):
+            while process.audit.waiting:
+                await anyio.sleep(0.02)
+        group.cancel_scope.cancel()
+
+
+async def test_at_the_end_what_came_during_the_last_storing_is_stored_too(
+    process: Process, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, late = process.store.append, [entry(user, 1), entry(user, 2)]
+
+    async def append(batch: UUID, entries: Sequence[AuditEntry]) -> None:
+        if late:
+            process.audit.note(late.pop())
+        await store(batch, entries)
+
+    monkeypatch.setattr(process.store, "append", append)
+    process.audit.note(entry(user))
+    await process.audit.drain()
+    assert process.audit.waiting == 0
+    assert len(await process.audit.entries(user)) == 3
+
+
 async def test_while_the_control_database_is_away_entries_are_kept_and_then_counted(
     process: Process, superuser: asyncpg.Connection, uri: Secret, user: str
 ) -> None:

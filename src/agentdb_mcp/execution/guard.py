@@ -3,7 +3,8 @@
 asyncpg buffers whole messages and all rows of a portal; a value, a notice or an error text can be a gigabyte. The
 guard sits between the transport and the driver, counts the bytes of the running call, and aborts the connection once
 they pass the budget: memory stays bounded whatever kind of message it is, and the event loop is never busy with it.
-The driver sends one thing at a time; what has to come before its next message goes out with it (`send_ahead`).
+The driver sends one thing at a time; what has to come before its next message goes out with it (`send_ahead`): a read
+takes three round trips instead of four, a fifth less time where the database is a millisecond away.
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ class Call:
     """What runs in one transaction: `catalog` marks our own reads, which get no path but Postgres's own.
 
     With a `sink` rows are passed on as they come, of any number, and none are in the answer. Without `keep` nothing of
-    it takes effect.
-    `work` is done in the place of statements, within one statement's limits.
+    it takes effect. `work` is done in the place of statements, within one statement's limits.
     `undo` runs after the transaction, however that ended, for what a rollback leaves in the session; a call that is
     `ours` has statements that its caller did not count. `done` is told each statement's place and answer as it comes;
     `unasked` are the places of reads that are no part of the answer.

@@ -118,8 +118,8 @@ class Audit:
                 await self._many.wait()
             await self.flush()
 
-    async def flush(self) -> None:
-        """Store what is noted by now, if that can be done; else it stays noted."""
+    async def flush(self) -> bool:
+        """Store what is noted by now, if that can be done; else it stays noted. Whether it could."""
         async with self._storing:
             self._many = anyio.Event()
             left = self.waiting  # not what comes meanwhile: a batch of few costs nearly as much as one of many
@@ -130,13 +130,13 @@ class Audit:
                     self._batch = None
             except AgentDBError as error:
                 log.warning("audit entries not stored yet", code=error.code, entries=len(self._waiting))
+                return False
+            return True
 
     async def drain(self) -> None:
         """Store what is noted, and what comes meanwhile, as long as it can be stored."""
-        while (before := self.waiting) > 0:
-            await self.flush()
-            if self.waiting >= before:
-                return
+        while self.waiting and await self.flush():
+            pass
 
     def _next_batch(self) -> tuple[UUID, list[AuditEntry]] | None:
         """The one whose storing failed, unchanged, so that it is not stored twice; else the oldest entries."""
